@@ -1,0 +1,163 @@
+//! Backup: one backup of one site.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Time};
+
+/// Which site to back up, and why.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "reprieve.dev",
+    version = "v1alpha1",
+    kind = "Backup",
+    plural = "backups",
+    shortname = "bkp",
+    category = "reprieve",
+    status = "BackupStatus",
+    derive = "PartialEq",
+    doc = "One backup of one site: everything in its namespaces, in the object store, read back after it was written. Volume contents are not in it.",
+    printcolumn(
+        name = "Site",
+        type_ = "string",
+        json_path = ".spec.siteRef.name",
+        description = "The site"
+    ),
+    printcolumn(
+        name = "Purpose",
+        type_ = "string",
+        json_path = ".spec.purpose",
+        description = "Scheduled, BeforeDeletion, Manual or Drill"
+    ),
+    printcolumn(
+        name = "Verified",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Verified\")].status",
+        description = "Read back, and every digest matched"
+    ),
+    printcolumn(
+        name = "Objects",
+        type_ = "integer",
+        json_path = ".status.objects",
+        description = "Number of objects"
+    ),
+    printcolumn(
+        name = "Bytes",
+        type_ = "integer",
+        json_path = ".status.bytes",
+        description = "Size in the store, in bytes"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].message",
+        description = "What happened",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.siteRef == oldSelf.siteRef && self.purpose == oldSelf.purpose").message("a Backup is of one site for one purpose: only keepUntilTime may change"),
+    validation = Rule::new("!has(oldSelf.keepUntilTime) || (has(self.keepUntilTime) && timestamp(self.keepUntilTime) >= timestamp(oldSelf.keepUntilTime))").message("keepUntilTime may only grow")
+)]
+pub struct BackupSpec {
+    /// The site.
+    pub site_ref: SiteRef,
+    /// Why the backup is made. Default `Manual`.
+    #[serde(default)]
+    pub purpose: BackupPurpose,
+    /// Until when the archive is kept at least; it may only grow. Example: `2026-12-24T18:00:00Z`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_until_time: Option<Time>,
+}
+
+/// A Site, and what tells it from a later one of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteRef {
+    /// Name of the Site.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// UID of the Site. When given, a Site of another UID is not backed up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub uid: Option<String>,
+    /// The platform's id of the Site. When given, a Site of another id is not backed up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub id: Option<String>,
+}
+
+/// Why a backup is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum BackupPurpose {
+    /// By the Site's schedule.
+    Scheduled,
+    /// For a DeletionRequest, by the operator.
+    BeforeDeletion,
+    /// By a person.
+    #[default]
+    Manual,
+    /// For a drill.
+    Drill,
+}
+
+/// What is known of a Backup.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupStatus {
+    /// The generation of the spec that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The conditions, one of each type: `Succeeded` (written), `Verified` (read back, and every
+    /// digest and count matched), `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Where the archive lies, relative to the operator's store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// The root digest over the objects. Equal content has an equal digest. Example: `sha256:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Number of objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<i64>,
+    /// Size of the archive in the store, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// The claims of the site, and how each disk is protected: the archive has no volume contents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeProtection>,
+    /// When the backup was verified, or had failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+}
+
+/// A claim and how its disk is protected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeProtection {
+    /// The claim, as `namespace/name`.
+    pub claim: String,
+    /// How its disk is protected.
+    pub protection: Protection,
+}
+
+/// How a disk is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protection {
+    /// The disk itself is kept: its volume's reclaim policy is `Retain`.
+    RetainedDisk,
+    /// A CSI snapshot was taken.
+    Snapshot,
+    /// Not at all: the disk goes with its claim.
+    None,
+}

@@ -1,0 +1,41 @@
+//! The kinds: their types, CEL rules, printer columns and reasons.
+//!
+//! Everything that a user reads or writes is named here, once. This room does no I/O and takes no
+//! decisions: it must not name a client, a runtime or a clock.
+
+mod app;
+mod backup;
+mod condition;
+mod crds;
+mod deletion_policy;
+mod deletion_request;
+pub mod names;
+mod reason;
+mod restore;
+mod site;
+mod time;
+
+pub use app::{App, AppSpec, AppState, AppStatus, AppliedObject};
+pub use backup::{
+    Backup, BackupPurpose, BackupSpec, BackupStatus, Protection, SiteRef, VolumeProtection,
+};
+pub use condition::{Condition, ConditionStatus, ConditionType, Conditions};
+pub use crds::{CRD_FILES, crds};
+pub use deletion_policy::{
+    BackupRequirement, BlastRadius, DeletionPolicy, DeletionPolicySpec, DeletionPolicyStatus,
+    Environment, Quorum, Retention,
+};
+pub use deletion_request::{
+    Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase,
+    GuardRecord, Override, Plan, PlanApp, PlanBackup, PlanEntity, PlanHead, PlanTotals, Progress,
+    Refusal, RefusalCount, Rejection, RequestState, RetentionWindow, Target, TargetKind,
+};
+pub use reason::Reason;
+pub use restore::{
+    ObjectCounts, Restore, RestoreFailure, RestoreSource, RestoreSpec, RestoreStatus, SiteCounts,
+};
+pub use site::{
+    Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site, SiteRestore,
+    SiteSpec, SiteState, SiteStatus, Tenant,
+};
+pub use time::Time;

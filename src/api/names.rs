@@ -1,0 +1,55 @@
+//! The names that the rest of the code, the guard and the documents share: group, finalizer,
+//! labels, annotations, accounts.
+
+/// The API group of every kind.
+pub const GROUP: &str = "reprieve.dev";
+/// The version of every kind.
+pub const VERSION: &str = "v1alpha1";
+/// Group and version, as `apiVersion` has them.
+pub const API_VERSION: &str = "reprieve.dev/v1alpha1";
+
+/// The finalizer on Sites, Apps and open DeletionRequests: the last fence.
+pub const FINALIZER: &str = "reprieve.dev/retention";
+
+/// Label on a namespace: the name of the Site that owns it. The guard knows a site's namespace by
+/// it, so only the operator may set, change or remove it.
+pub const LABEL_SITE: &str = "reprieve.dev/site";
+/// Label on the objects that an App applied: the App's name. For people; the App's status has the
+/// UIDs that count.
+pub const LABEL_APP: &str = "reprieve.dev/app";
+
+/// Annotation on an existing namespace by which it consents to be taken in: the Site's name.
+pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";
+/// Annotation on a namespace that is being purged: the UID of the DeletionRequest. Only the
+/// operator may set it, and only with it may a site's namespace be deleted.
+pub const ANNOTATION_PURGE: &str = "reprieve.dev/purge";
+/// Annotation on a Site that is being restored: the Restore's name. Reconcilers stand still.
+pub const ANNOTATION_RESTORE: &str = "reprieve.dev/restore";
+/// Annotation on a DeletionRequest: the user who created it, as admission saw them.
+pub const ANNOTATION_REQUESTED_BY: &str = "reprieve.dev/requested-by";
+/// Annotation on a DeletionRequest: why it was rejected, in words.
+pub const ANNOTATION_REJECTION_REASON: &str = "reprieve.dev/rejection-reason";
+/// Prefix of annotations that approve: `approval.reprieve.dev/<any-name>: "<digest> <user name>"`.
+pub const APPROVAL_PREFIX: &str = "approval.reprieve.dev/";
+/// Prefix of annotations that reject; same form as approvals.
+pub const REJECTION_PREFIX: &str = "rejection.reprieve.dev/";
+
+/// The operator's own namespace.
+pub const OPERATOR_NAMESPACE: &str = "reprieve-system";
+/// The operator's service account.
+pub const OPERATOR_ACCOUNT: &str = "reprieve";
+/// The operator's user name, as admission sees it.
+pub const OPERATOR_USER: &str = "system:serviceaccount:reprieve-system:reprieve";
+/// Prefix of every service account's user name: a service account is not a person.
+pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+
+/// The service account by which an App's manifests are applied, made in each site namespace, and
+/// the name of the RoleBinding and ClusterRole that give it its rights.
+pub const APP_ACCOUNT: &str = "reprieve-app";
+/// The policy that a Site names when it names none.
+pub const DEFAULT_POLICY: &str = "default";
+/// The RBAC verb on `deletionrequests` that approvers need.
+pub const VERB_APPROVE: &str = "approve";
+
+/// The operator's field manager in server-side apply.
+pub const FIELD_MANAGER: &str = "reprieve";

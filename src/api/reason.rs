@@ -1,0 +1,187 @@
+//! Reasons: the CamelCase words that conditions, events and metric labels share.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why something is as it is, as one word that programs can match.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason, for documents and metrics.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)+];
+
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Sites and Apps.
+    /// Everything is as the spec says.
+    Ready,
+    /// The operator is at work.
+    Progressing,
+    /// Applied, and waiting for the objects to become ready.
+    ObjectsNotReady,
+    /// The operator cannot go on without help.
+    Stalled,
+    /// Two entities have the same id.
+    DuplicateId,
+    /// A namespace belongs to another site, to the system, or did not consent.
+    NamespaceNotAdoptable,
+    /// A namespace is being deleted.
+    NamespaceTerminating,
+    /// The App's namespace belongs to no Site.
+    NoSite,
+    /// A manifest cannot be applied.
+    InvalidManifest,
+    /// The API server refused to apply a manifest.
+    ApplyFailed,
+    /// The Site names a policy that does not exist.
+    PolicyNotFound,
+    /// Held or purged: reconciliation stands still.
+    PendingDeletion,
+    /// Being restored: reconciliation stands still.
+    Restoring,
+    /// The entity is being deleted past the gates; the finalizer holds it.
+    UnexpectedDelete,
+
+    // Gate 1, scope.
+    /// Every id is known and of the declared kind.
+    ScopeValid,
+    /// An id names an entity of the other kind.
+    EntityTypeMismatch,
+    /// An id names nothing.
+    UnknownId,
+    /// An id names more than one entity.
+    AmbiguousId,
+    /// An entity is in another open request.
+    InOtherRequest,
+    /// The entities are under different policies.
+    SeveralPolicies,
+    /// The entity is being deleted, restored or is not Active.
+    EntityNotActive,
+    /// This kind of deletion is not built yet.
+    KindNotSupported,
+
+    // Gate 2, blast radius.
+    /// Within every limit.
+    WithinLimits,
+    /// More entities than a hard limit allows.
+    BlastRadiusExceeded,
+    /// More entities than the default limit, and no `override`.
+    OverrideRequired,
+    /// The window asked for is outside the policy's bounds.
+    RetentionOutOfBounds,
+
+    // Gate 3, guard.
+    /// Every admission policy is in force, unchanged.
+    GuardInPlace,
+    /// An admission policy or binding is absent, changed, or does not bite.
+    GuardMissing,
+    /// The guard was changed while the request was open: approvals are void.
+    GuardChanged,
+
+    // Gate 4, approval.
+    /// Enough people approved the digest.
+    QuorumReached,
+    /// Not enough people approved the digest yet.
+    AwaitingApprovals,
+    /// Somebody said no.
+    Rejected,
+    /// Not approved in time.
+    Expired,
+    /// What the digest covers has changed.
+    PlanChanged,
+
+    // Gate 5, backup.
+    /// Every entity has a verified backup that shows what lives.
+    BackupsVerified,
+    /// Backups are being made.
+    BackingUp,
+    /// A backup failed.
+    BackupFailed,
+    /// What lives has changed since the backup; another one is made.
+    BackupOutdated,
+    /// A volume would go with its claim.
+    VolumeNotRetained,
+
+    // Gate 6, retention.
+    /// The window has passed.
+    WindowPassed,
+    /// The window has not begun.
+    WindowNotBegun,
+    /// The window is running.
+    WindowRunning,
+    /// The operator's clock and the API server's disagree.
+    ClocksDisagree,
+
+    // Gate 7, alerts.
+    /// No source of alerts is configured.
+    NotConfigured,
+
+    // The end of a request.
+    /// It waits for an earlier gate.
+    WaitingForEarlierGate,
+    /// Every entity is gone.
+    Purged,
+    /// The entities go one by one.
+    Purging,
+    /// A user cancelled the request.
+    CancelledByUser,
+    /// The request itself was deleted, which cancels it.
+    RequestDeleted,
+    /// The entity was released, as it was.
+    Released,
+    /// The entity is held.
+    Held,
+    /// The plan was made.
+    Planned,
+    /// An approval does not count.
+    ApprovalIgnored,
+    /// An approval counts.
+    Approved,
+
+    // Backup and Restore.
+    /// Written to the store.
+    Written,
+    /// Read back, and every digest and count matched.
+    Verified,
+    /// What was read back differs.
+    VerifyFailed,
+    /// There is no such Site, or it is another one.
+    SiteNotFound,
+    /// The object store cannot be written or read.
+    StoreUnavailable,
+    /// Objects of the site could not be listed.
+    DiscoveryFailed,
+    /// The archive is damaged or not what it says it is.
+    ArchiveInvalid,
+    /// The DeletionRequest is not there, or purged nothing.
+    NothingToRestore,
+    /// The request is still deleting.
+    RequestStillOpen,
+    /// The site lives; nothing is overwritten.
+    SiteLives,
+    /// An object of that name lives and is different; nothing is overwritten.
+    Conflict,
+    /// The API server refused to create the object.
+    CreateFailed,
+    /// A kind of the archive is not known to this cluster.
+    KindMissing,
+    /// Waiting for workloads to become ready again.
+    WaitingForReady,
+    /// Some sites could not be restored.
+    PartiallyFailed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,159 @@
+//! Restore: brings deleted sites back.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, ObjectRef, Time};
+
+/// What to restore, and how.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "reprieve.dev",
+    version = "v1alpha1",
+    kind = "Restore",
+    plural = "restores",
+    shortname = "rst",
+    category = "reprieve",
+    status = "RestoreStatus",
+    derive = "PartialEq",
+    doc = "Brings deleted sites back from their backups, several at a time, and reads every object back. It overwrites nothing that lives.",
+    printcolumn(
+        name = "Sites",
+        type_ = "integer",
+        json_path = ".status.sites.total",
+        description = "Sites to restore"
+    ),
+    printcolumn(
+        name = "Verified",
+        type_ = "integer",
+        json_path = ".status.sites.verified",
+        description = "Sites that were read back and are equal"
+    ),
+    printcolumn(
+        name = "Failed",
+        type_ = "integer",
+        json_path = ".status.sites.failed",
+        description = "Sites that could not be restored"
+    ),
+    printcolumn(
+        name = "Objects",
+        type_ = "integer",
+        json_path = ".status.objects.done",
+        description = "Objects that are there again"
+    ),
+    printcolumn(
+        name = "Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].status",
+        description = "Whether every site is verified"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].message",
+        description = "What happened",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreSpec {
+    /// What to restore: exactly one source. Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("source is immutable: make another Restore"))]
+    pub source: RestoreSource,
+    /// How many sites are restored at the same time, 1 to 64. Default 8.
+    #[serde(default = "default_parallelism")]
+    #[schemars(range(min = 1, max = 64))]
+    pub parallelism: i32,
+}
+
+fn default_parallelism() -> i32 {
+    8
+}
+
+/// Where the backups to restore from are named.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.deletionRequestRef)").message("source must name exactly one of: deletionRequestRef"))]
+pub struct RestoreSource {
+    /// Everything that this DeletionRequest purged, from the backups that it recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_request_ref: Option<ObjectRef>,
+}
+
+/// What is known of a Restore.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreStatus {
+    /// The generation of the spec that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The conditions, one of each type: `Succeeded` (every site was read back equal),
+    /// `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// How many sites stand where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<SiteCounts>,
+    /// How many objects are there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<ObjectCounts>,
+    /// The first 100 failures, each with its reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub failures: Vec<RestoreFailure>,
+    /// When the work began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the work ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+}
+
+/// How many sites of a Restore stand where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteCounts {
+    /// All of them.
+    pub total: i64,
+    /// Not begun.
+    pub queued: i64,
+    /// Under way.
+    pub restoring: i64,
+    /// Read back and equal.
+    pub verified: i64,
+    /// Could not be restored; see `failures`.
+    pub failed: i64,
+}
+
+/// How many objects of a Restore are there again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectCounts {
+    /// Objects that the backups hold.
+    pub total: i64,
+    /// Objects that are there again.
+    pub done: i64,
+}
+
+/// Something that could not be restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreFailure {
+    /// The Site.
+    pub site: String,
+    /// The object, as `<apiVersion> <Kind> <namespace>/<name>`. Absent: the site as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// Why, as one CamelCase word.
+    pub reason: String,
+    /// Why, in words.
+    pub message: String,
+}

@@ -1,0 +1,219 @@
+//! Site: a tenant's site.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Time, names};
+
+/// What a Site should be.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "reprieve.dev",
+    version = "v1alpha1",
+    kind = "Site",
+    plural = "sites",
+    shortname = "site",
+    category = "reprieve",
+    status = "SiteStatus",
+    derive = "PartialEq",
+    selectable = ".spec.id",
+    doc = "A tenant's site: one or more namespaces and everything in them, whoever created it. It is deleted through a DeletionRequest, never with `kubectl delete`.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')").message("a Site's name must be a DNS label of at most 63 characters: it is also the name of its namespace"),
+    validation = Rule::new("(has(oldSelf.spec.namespaces) ? oldSelf.spec.namespaces : [oldSelf.metadata.name]).all(n, n in (has(self.spec.namespaces) ? self.spec.namespaces : [self.metadata.name]))").message("namespaces may only grow: a namespace leaves a Site through a DeletionRequest alone"),
+    printcolumn(name = "Id", type_ = "string", json_path = ".spec.id", description = "The platform's id of the site"),
+    printcolumn(name = "Tenant", type_ = "string", json_path = ".spec.tenant.name", description = "The tenant's name"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Active, AwaitingRestore, PendingDeletion, Purging, Restoring or Degraded"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the site is as its spec says"),
+    printcolumn(name = "Apps", type_ = "integer", json_path = ".status.inventory.apps", description = "Number of Apps"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is missing", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteSpec {
+    /// The platform's id of the site: an opaque string of 1 to 253 printable ASCII characters
+    /// without spaces. Immutable, and unique over Sites and Apps. Example: `site-4711`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[!-~]+$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("id is immutable"))]
+    pub id: String,
+    /// Whose site it is.
+    pub tenant: Tenant,
+    /// Order of restore after a loss, 0 to 1000: higher comes first. Default 100.
+    #[serde(default = "default_priority")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub priority: i32,
+    /// The namespaces of the site, 1 to 16. Default: one, with the Site's own name. The list may
+    /// only grow. An existing namespace is taken in only if its annotation `reprieve.dev/adopt`
+    /// has the Site's name. Example: `["acme", "acme-jobs"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub namespaces: Option<Vec<String>>,
+    /// The DeletionPolicy under which the site and its Apps may be deleted. Default: the one that
+    /// is named `default`.
+    #[serde(default = "default_policy")]
+    pub policy_ref: ObjectRef,
+}
+
+/// A tenant: the customer whose site it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tenant {
+    /// The tenant's name, as people know it. Example: `Acme Corp`.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Whom to reach about the site, at most 16. Example: `["ops@acme.example"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub contacts: Vec<String>,
+}
+
+/// A reference to a cluster-scoped object by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+fn default_priority() -> i32 {
+    100
+}
+
+fn default_policy() -> ObjectRef {
+    ObjectRef { name: names::DEFAULT_POLICY.to_owned() }
+}
+
+/// What is known of a Site.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteStatus {
+    /// The generation of the spec that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The state in one word, for people; programs read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<SiteState>,
+    /// The conditions, one of each type: `Ready`, `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The namespaces that the site has, with their UIDs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<NamespaceRef>,
+    /// The deletion that is under way. Only the operator writes it, and the guard goes by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
+    /// The restore that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<SiteRestore>,
+    /// What the site holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// The newest backup that was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup: Option<LastBackup>,
+}
+
+/// The state of a Site in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum SiteState {
+    /// In service, as its spec says.
+    Active,
+    /// Its id is known from backups; waits for a Restore to name it.
+    AwaitingRestore,
+    /// Held for deletion: intact, and can be released at once.
+    PendingDeletion,
+    /// Being purged. There is no way back but a Restore.
+    Purging,
+    /// Being restored.
+    Restoring,
+    /// Not as its spec says; see the condition `Ready`.
+    Degraded,
+}
+
+/// A namespace and the UID that tells it from a later one of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceRef {
+    /// Name of the namespace.
+    pub name: String,
+    /// UID of the namespace.
+    pub uid: String,
+}
+
+/// A deletion under way, as the entity itself tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Deletion {
+    /// The DeletionRequest by which the entity is held or purged.
+    pub request_ref: ObjectRef,
+    /// UID of that DeletionRequest.
+    pub request_uid: String,
+    /// How far it is: `Held` can be released, `Purging` cannot.
+    pub phase: DeletionPhase,
+    /// When the window ends. Absent while it has not begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_end_time: Option<Time>,
+}
+
+/// How far the deletion of an entity is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPhase {
+    /// Held: intact, and can be released at once.
+    Held,
+    /// Being purged.
+    Purging,
+}
+
+/// A restore under way, as the Site itself tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteRestore {
+    /// The Restore.
+    pub restore_ref: ObjectRef,
+    /// Where it stands: `Queued`, `Creating`, `WaitingForReady` or `Verifying`.
+    pub stage: String,
+    /// Objects that are there again.
+    pub objects_done: i64,
+    /// Objects that the backup holds.
+    pub objects_total: i64,
+}
+
+/// What a site holds, counted by the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    /// Number of Apps.
+    pub apps: i64,
+    /// Number of objects that a backup of the site would hold, controllers' derivations left out.
+    pub objects: i64,
+    /// Size of these objects as JSON, in bytes.
+    pub bytes: i64,
+}
+
+/// The newest verified backup of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastBackup {
+    /// Name of the Backup.
+    pub name: String,
+    /// When it was verified.
+    pub verified_time: Time,
+    /// Number of objects in it.
+    pub objects: i64,
+}
+
+impl Site {
+    /// The names of the site's namespaces: those of the spec, or the Site's own name.
+    pub fn namespace_names(&self) -> Vec<String> {
+        match &self.spec.namespaces {
+            Some(names) if !names.is_empty() => names.clone(),
+            _ => vec![self.metadata.name.clone().unwrap_or_default()],
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The command line of `reprieve`.
+//!
+//! This room shows and starts; it must not decide.
+
+pub mod generate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A Kubernetes operator that gives every deletion of a tenant site a reprieve.
+#[derive(Debug, Parser)]
+#[command(name = "reprieve", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the files that are generated from the code (crds/, deploy/), or check them.
+    Generate(generate::Args),
+}
+
+/// Parses the command line and carries it out. Errors go to standard error, one line each.
+pub fn main() -> ExitCode {
+    // First of all, before any connection: see Cargo.toml on TLS providers.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Generate(args) => generate::main(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What every room needs of Kubernetes: applying, discovery, back-off, events, live reads.
+//!
+//! This room takes no decision about a tenant's data, and must not know the rooms that do.
