@@ -39,7 +39,7 @@ pub async fn finalizers(c: &Cluster) {
     let p = policy::FINALIZERS;
     let metadata = json!({"finalizers": [names::FINALIZER]});
     denied(p, create_site(&c.admin, "fin", metadata).await);
-    let plain = site(c, "fin").await;
+    site(c, "fin").await;
     let operator: Api<Site> = Api::all(c.operator.clone());
     // By server-side apply, so that somebody else can pretend to be this field manager.
     let with = json!({"apiVersion": names::API_VERSION, "kind": "Site",
@@ -56,15 +56,9 @@ pub async fn finalizers(c: &Cluster) {
         );
         let remove = json!([{"op": "remove", "path": "/metadata/finalizers"}]);
         denied(p, json_patch(&api, "fin", remove).await);
-        denied(
-            p,
-            api.replace("fin", &PostParams::default(), &{
-                let mut put = plain.clone();
-                put.metadata.resource_version = None;
-                put
-            })
-            .await,
-        );
+        let mut put = api.get("fin").await.expect("the Site");
+        put.metadata.finalizers = None;
+        denied(p, api.replace("fin", &PostParams::default(), &put).await);
         let without = json!({"apiVersion": names::API_VERSION, "kind": "Site",
             "metadata": {"name": "fin"}});
         let message = denied(p, api.patch("fin", &params, &Patch::Apply(without)).await);
@@ -162,7 +156,9 @@ pub async fn status(c: &Cluster) {
     macro_rules! refused {
         ($($kind:ty),+) => {$(
             let api: Api<$kind> = Api::all(c.admin.clone());
-            for name in api.list(&ListParams::default()).await.expect("a list") {
+            let list = api.list(&ListParams::default()).await.expect("a list");
+            assert!(!list.items.is_empty());
+            for name in list {
                 let name = name.metadata.name.expect("a name");
                 let patch = json!({"status": {"observedGeneration": 7}});
                 denied(policy::STATUS, merge_status(&api, &name, patch).await);
@@ -175,6 +171,11 @@ pub async fn status(c: &Cluster) {
         "spec": {"siteRef": {"name": "stat", "uid": "u", "id": "id-stat"}, "purpose": "Manual"},
     }));
     Api::all(c.admin.clone()).create(&PostParams::default(), &backup).await.expect("a Backup");
+    let restore: Restore = object(json!({
+        "apiVersion": names::API_VERSION, "kind": "Restore", "metadata": {"name": "stat"},
+        "spec": {"source": {"deletionRequestRef": {"name": "stat"}}},
+    }));
+    Api::all(c.admin.clone()).create(&PostParams::default(), &restore).await.expect("a Restore");
     refused!(DeletionRequest, Backup, Restore, DeletionPolicy);
 }
 
@@ -189,8 +190,8 @@ pub async fn crds(c: &Cluster) {
             assert!(message.contains("docs/uninstall.md"), "{message}");
             denied(p, api.delete(&name, &DeleteParams::foreground().grace_period(0)).await);
         }
-        let all = api.delete_collection(&DeleteParams::default(), &ListParams::default());
-        denied(p, all.await.map(drop));
+        let (way, all) = (DeleteParams::default(), ListParams::default());
+        denied(p, api.delete_collection(&way, &all).await.map(drop));
     }
     // Other people's are none of our business.
     let other: CustomResourceDefinition = object(json!({
@@ -211,7 +212,8 @@ pub async fn delete(c: &Cluster) {
     let site = site(c, "doomed").await;
     let app: App = object(json!({
         "apiVersion": names::API_VERSION, "kind": "App", "metadata": {"name": "shop"},
-        "spec": {"id": "id-shop", "product": "shop", "manifests": []},
+        "spec": {"id": "id-shop", "product": "shop", "manifests": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop"}}]},
     }));
     let apps: Api<App> = Api::namespaced(c.admin.clone(), "default");
     let app = apps.create(&PostParams::default(), &app).await.expect("an App");

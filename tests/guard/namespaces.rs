@@ -74,8 +74,9 @@ pub async fn finalize(c: &Cluster) {
     emptied.spec = Some(Default::default());
     for client in [&c.admin, &c.root, &c.operator] {
         let api: Api<Namespace> = Api::all(client.clone());
-        let put = api.replace_subresource("finalize", "final", &PostParams::default(), &emptied);
-        let message = denied(policy::NAMESPACE_MARKS, put.await);
+        let params = PostParams::default();
+        let put = api.replace_subresource("finalize", "final", &params, &emptied).await;
+        let message = denied(policy::NAMESPACE_MARKS, put);
         assert!(message.contains("namespace controller only"), "{message}");
     }
     let api: Api<Namespace> = Api::all(c.admin.clone());
