@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use reprieve::api::names::{ANNOTATION_PURGE, LABEL_SITE};
 use reprieve::guard::policy;
 use serde_json::{Value, json};
@@ -20,6 +21,16 @@ async fn create(client: &Client, name: &str, mut metadata: Value) -> kube::Resul
     metadata["name"] = json!(name);
     let namespace = object(json!({"metadata": metadata}));
     Api::all(client.clone()).create(&PostParams::default(), &namespace).await
+}
+
+/// The administrator as somebody else, whose rights stay the administrator's by the group.
+async fn impersonate(c: &Cluster, user: &str) -> Client {
+    let kubeconfig = Kubeconfig::read_from(c.sandbox.admin_kubeconfig()).expect("a kubeconfig");
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
+    config.auth_info.impersonate = Some(user.to_owned());
+    config.auth_info.impersonate_groups = Some(vec!["system:masters".to_owned()]);
+    Client::try_from(config).expect("a client")
 }
 
 /// T2, T3: the label and the annotation, in every way there is to write.
@@ -90,7 +101,9 @@ pub async fn delete(c: &Cluster) {
     let p = policy::DELETE_NAMESPACES;
     let namespace = of_site(c, "gone").await;
     let uid = namespace.metadata.uid.clone();
-    let inside: ConfigMap = object(json!({"metadata": {"name": "inside"}}));
+    // Its finalizer holds the namespace in Terminating, until it is taken away below.
+    let inside: ConfigMap =
+        object(json!({"metadata": {"name": "inside", "finalizers": ["example.com/hold"]}}));
     let inside_api: Api<ConfigMap> = Api::namespaced(c.admin.clone(), "gone");
     let inside = inside_api.create(&PostParams::default(), &inside).await.expect("a ConfigMap");
 
@@ -125,6 +138,24 @@ pub async fn delete(c: &Cluster) {
     merge(&operator, "gone", patch).await.expect("the operator may");
     denied(p, api.delete("gone", &DeleteParams::default()).await);
     operator.delete("gone", &DeleteParams::default()).await.expect("the operator deletes");
+    eventually("the namespace is being emptied", async || {
+        let inside = inside_api.get("inside").await.expect("is held");
+        inside.metadata.deletion_timestamp.is_some()
+    })
+    .await;
+    let mut emptied = api.get("gone").await.expect("is held");
+    emptied.metadata.resource_version = None;
+    emptied.spec = Some(Default::default());
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let put = api.replace_subresource("finalize", "gone", &params, &emptied).await;
+    denied(policy::NAMESPACE_MARKS, put);
+    // The name of the controller where it has no account of its own.
+    let manager = impersonate(c, "system:kube-controller-manager").await;
+    let manager: Api<Namespace> = Api::all(manager);
+    let put = manager.replace_subresource("finalize", "gone", &params, &emptied).await;
+    put.expect("the controller may");
+    let patch = json!({"metadata": {"finalizers": null}});
+    merge(&inside_api, "inside", patch).await.expect("is released");
     eventually("the namespace controller finalizes it", async || {
         api.get_opt("gone").await.expect("an answer").is_none()
     })
