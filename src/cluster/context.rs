@@ -1,0 +1,87 @@
+//! What every reconciler is handed.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+
+use super::Metrics;
+use crate::api::{Reason, Time};
+
+/// What every reconciler is handed: the way to the cluster, and the ways to tell what happened.
+#[derive(Clone)]
+pub struct Context {
+    /// The way to the cluster, as the operator's own account.
+    pub client: Client,
+    /// What Prometheus reads.
+    pub metrics: Arc<Metrics>,
+    recorder: Recorder,
+}
+
+/// An event to be told, as a decision names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether it wants attention.
+    pub warning: bool,
+    /// The reason, as in conditions.
+    pub reason: Reason,
+    /// What happened, in words.
+    pub note: String,
+}
+
+impl Note {
+    /// Something that went as it should.
+    pub fn normal(reason: Reason, note: impl Into<String>) -> Self {
+        Self { warning: false, reason, note: note.into() }
+    }
+
+    /// Something that wants attention.
+    pub fn warning(reason: Reason, note: impl Into<String>) -> Self {
+        Self { warning: true, reason, note: note.into() }
+    }
+}
+
+impl Context {
+    /// A context around this client.
+    pub fn new(client: Client) -> Self {
+        let reporter = Reporter {
+            controller: "reprieve".to_owned(),
+            instance: std::env::var("POD_NAME").ok(),
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, metrics: Arc::new(Metrics::new()), recorder }
+    }
+
+    /// The time by this machine's clock.
+    pub fn now(&self) -> Time {
+        Utc::now().into()
+    }
+
+    /// Tells an event of an object. An event that cannot be written fails nothing: it is logged.
+    pub async fn tell<K>(&self, object: &K, note: &Note)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let reference: ObjectReference = object.object_ref(&());
+        let kind = K::kind(&());
+        if note.warning {
+            tracing::warn!(kind = %kind, name = reference.name, reason = %note.reason, "{}", note.note);
+        } else {
+            tracing::info!(kind = %kind, name = reference.name, reason = %note.reason, "{}", note.note);
+        }
+        // The API takes at most 1 kB.
+        let text: String = note.note.chars().take(1000).collect();
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.as_str().to_owned(),
+            note: Some(text),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &reference).await {
+            tracing::warn!(%error, "cannot write an event");
+        }
+    }
+}
