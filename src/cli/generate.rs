@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::api;
+use crate::{api, guard};
 
 /// Arguments of `reprieve generate`.
 #[derive(Debug, clap::Args)]
@@ -31,9 +31,20 @@ pub struct Generated {
 
 /// Every file that is generated from the code.
 pub fn generated_files() -> Vec<Generated> {
-    let crds = api::CRD_FILES.into_iter().zip(api::crds());
-    crds.map(|(file, crd)| Generated { path: Path::new("crds").join(file), content: yaml(&[crd]) })
-        .collect()
+    let crds = api::CRD_FILES
+        .into_iter()
+        .zip(api::crds())
+        .map(|(file, crd)| generated(Path::new("crds").join(file), &[crd]));
+    let admission = guard::policies().into_iter().map(|guard::GuardPolicy { policy, binding }| {
+        let file = format!("deploy/admission/{}.yaml", policy.name);
+        generated(file, &[policy.object, binding.object])
+    });
+    let roles = generated("deploy/rbac/people.yaml", &guard::people_roles());
+    crds.chain(admission).chain([roles]).collect()
+}
+
+fn generated<T: Serialize>(path: impl Into<PathBuf>, objects: &[T]) -> Generated {
+    Generated { path: path.into(), content: yaml(objects) }
 }
 
 /// A YAML file of these objects, with a first line that says where it comes from.

@@ -11,7 +11,7 @@ use super::discover::{Kind, Kinds};
 use super::error::{During, Error, Result};
 use super::form::{ObjectKey, archived_form, object_digest, root_digest};
 use super::readiness::{is_finished, readiness};
-use crate::api::{Inventory, names};
+use crate::api::names;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;
@@ -72,15 +72,9 @@ impl Collection {
         root_digest(self.objects.iter().map(|o| (&o.key, o.digest.as_str())))
     }
 
-    /// How many Apps and objects, and how large they are as JSON.
-    pub fn inventory(&self) -> Inventory {
-        let apps = self.objects.iter().filter(|o| o.key.is(names::GROUP, "App")).count();
-        let bytes: usize = self.objects.iter().map(|o| o.form.to_string().len()).sum();
-        Inventory {
-            apps: apps.try_into().unwrap_or(i64::MAX),
-            objects: self.objects.len().try_into().unwrap_or(i64::MAX),
-            bytes: bytes.try_into().unwrap_or(i64::MAX),
-        }
+    /// Size of all objects as JSON, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.objects.iter().map(|o| o.form.to_string().len()).sum()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod discover;
 mod driver;
 mod error;
 pub mod form;
+mod guard;
 mod lookup;
 mod metrics;
 pub mod readiness;
@@ -18,6 +19,7 @@ pub use clock::api_server_time;
 pub use context::{Context, Note};
 pub use driver::{Shutdown, drive, shutdown};
 pub use error::{During, Error, Result, denied, is_conflict, is_not_found};
+pub use guard::{GuardState, ProbeTargets, observe_guard};
 pub use lookup::{Holder, holders, lookup};
 pub use metrics::Metrics;
 pub use write::{

@@ -2,4 +2,77 @@
 //! road of a DeletionRequest, as data built from the same constants as the kinds.
 //!
 //! This room must not talk to a cluster: installing the guard and comparing it with what is live
-//! is done elsewhere, from what is built here.
+//! is done elsewhere, from what is built here. Every policy fails closed, takes no parameters (so
+//! that it can also be loaded from the API server's disk) and knows no exempt user or group; the
+//! operator itself is bound by all of them. The rules of one subject stand in one file:
+//!
+//! - `entities`: Sites, Apps and what marks them; our CustomResourceDefinitions; every status.
+//! - `namespaces`: the namespaces of sites.
+//! - `requests`: approvals, rejections and the requester of DeletionRequests.
+//!
+//! To add a rule, add a [`Policy`](object::Policy) to one of them, a line to [`policies`], and a
+//! case to `tests/guard.rs`.
+
+mod compare;
+mod entities;
+mod namespaces;
+mod object;
+mod probe;
+mod requests;
+mod roles;
+
+pub use compare::{Difference, difference};
+pub use object::{GuardKind, GuardObject, GuardPolicy};
+pub use probe::{Probe, ProbeRequest, is_denied_by, probes};
+pub use roles::people_roles;
+
+/// Names of the policies; each binding has the name of its policy.
+pub mod policy {
+    /// DELETE of Sites and Apps.
+    pub const DELETE_ENTITIES: &str = "reprieve-delete-entities";
+    /// DELETE of the namespaces of sites.
+    pub const DELETE_NAMESPACES: &str = "reprieve-delete-namespaces";
+    /// The label, the annotation and the finalizers by which a site's namespace is known and kept.
+    pub const NAMESPACE_MARKS: &str = "reprieve-namespace-marks";
+    /// DELETE of our CustomResourceDefinitions.
+    pub const DELETE_CRDS: &str = "reprieve-delete-crds";
+    /// Our finalizer.
+    pub const FINALIZERS: &str = "reprieve-finalizers";
+    /// Owner references, by which the garbage collector could be made to delete.
+    pub const OWNER_REFERENCES: &str = "reprieve-owner-references";
+    /// Every status.
+    pub const STATUS: &str = "reprieve-status";
+    /// The annotation that keeps reconcilers still during a restore.
+    pub const RESTORE_MARK: &str = "reprieve-restore-mark";
+    /// Approvals and rejections.
+    pub const APPROVALS: &str = "reprieve-approvals";
+    /// Who asked for a deletion.
+    pub const REQUESTED_BY: &str = "reprieve-requested-by";
+    /// Writes down who asked for a deletion (mutating; where the cluster has such policies).
+    pub const SET_REQUESTED_BY: &str = "reprieve-set-requested-by";
+}
+
+/// Every policy with its binding, in the order in which they are written to files and installed.
+pub fn policies() -> Vec<GuardPolicy> {
+    vec![
+        entities::delete_entities(),
+        entities::delete_crds(),
+        entities::finalizers(),
+        entities::owner_references(),
+        entities::status(),
+        entities::restore_mark(),
+        namespaces::delete_namespaces(),
+        namespaces::marks(),
+        requests::approvals(),
+        requests::requested_by(),
+        requests::set_requested_by(),
+    ]
+}
+
+/// Every object of the guard: what the operator compares with what is live.
+pub fn objects() -> Vec<GuardObject> {
+    policies().into_iter().flat_map(|policy| [policy.policy, policy.binding]).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Rules about Sites, Apps, every status, and our CustomResourceDefinitions.
+
+use super::object::{Check, GuardPolicy, Match, Policy};
+use super::policy;
+use crate::api::names;
+
+const CREATE_UPDATE: &[&str] = &["CREATE", "UPDATE"];
+
+/// Whether the caller is the operator.
+pub(super) const IS_OPERATOR: (&str, &str) =
+    ("isOperator", "request.userInfo.username == '$OPERATOR_USER'");
+
+/// A Site or an App goes only by the operator, and only once its status says `Purging`.
+pub(super) fn delete_entities() -> GuardPolicy {
+    Policy {
+        name: policy::DELETE_ENTITIES,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["sites", "apps"],
+            operations: &["DELETE"],
+        }],
+        variables: &[
+            IS_OPERATOR,
+            ("phase", "oldObject.?status.?deletion.?phase.orValue('')"),
+            ("request", "oldObject.?status.?deletion.?requestRef.?name.orValue('')"),
+            (
+                "what",
+                "request.kind.kind + ' ' + (request.?namespace.orValue('') == ''
+                    ? oldObject.metadata.name
+                    : request.namespace + '/' + oldObject.metadata.name)",
+            ),
+        ],
+        checks: &[Check {
+            allow: "variables.isOperator && variables.phase == 'Purging'",
+            message: "Sites and Apps are deleted through a DeletionRequest only",
+            explain: r#"variables.request != ''
+                ? variables.what + ' is deleted by the operator alone, when DeletionRequest '
+                    + variables.request + ' has passed every gate (deletion phase now: '
+                    + variables.phase + '). To see what it waits for: kubectl get dreq '
+                    + variables.request + '. To keep ' + variables.what + ': kubectl patch dreq '
+                    + variables.request + ''' --type=merge -p '{"spec":{"cancel":true}}' '''
+                : variables.what + ' is deleted through a DeletionRequest only, which people must '
+                    + '''approve: echo '{"apiVersion":"$API_VERSION","kind":"DeletionRequest",'''
+                    + '''"metadata":{"generateName":"delete-"},"spec":{"target":{"kind":"'''
+                    + request.kind.kind + '''","ids":["''' + oldObject.?spec.?id.orValue('<id>')
+                    + '''"]},"reason":"<why>"}}' | kubectl create -f -'''"#,
+        }],
+    }
+    .build()
+}
+
+/// Our CustomResourceDefinitions: deleting one deletes its objects past all other policies.
+pub(super) fn delete_crds() -> GuardPolicy {
+    Policy {
+        name: policy::DELETE_CRDS,
+        matches: &[Match {
+            group: "apiextensions.k8s.io",
+            resources: &["customresourcedefinitions"],
+            operations: &["DELETE"],
+        }],
+        variables: &[],
+        checks: &[Check {
+            allow: "oldObject.spec.group != '$GROUP'",
+            message: "CustomResourceDefinitions of reprieve.dev are not deleted: every Site and App would \
+                      go with them. To uninstall, remove the guard's bindings first, see docs/uninstall.md",
+            explain: "'CustomResourceDefinition ' + oldObject.metadata.name + ' is not deleted by \
+                      anybody: every object of its kind would go with it, past every other guard. To \
+                      uninstall, follow docs/uninstall.md, which first removes the bindings of the \
+                      guard: kubectl delete validatingadmissionpolicybindings \
+                      -l app.kubernetes.io/part-of=reprieve'",
+        }],
+    }
+    .build()
+}
+
+/// Our finalizer comes and goes by the operator only.
+pub(super) fn finalizers() -> GuardPolicy {
+    Policy {
+        name: policy::FINALIZERS,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &[
+                "sites",
+                "sites/*",
+                "apps",
+                "apps/*",
+                "deletionrequests",
+                "deletionrequests/*",
+            ],
+            operations: CREATE_UPDATE,
+        }],
+        variables: &[
+            IS_OPERATOR,
+            (
+                "before",
+                "oldObject != null && '$FINALIZER' in oldObject.metadata.?finalizers.orValue([])",
+            ),
+            ("after", "'$FINALIZER' in object.metadata.?finalizers.orValue([])"),
+        ],
+        checks: &[Check {
+            allow: "variables.isOperator || variables.before == variables.after",
+            message: "the finalizer is set and removed by the operator only",
+            explain: "'the finalizer $FINALIZER of ' + request.kind.kind + ' ' + request.name + ' is '
+                + (variables.before ? 'removed' : 'set') + ' by the operator only. '
+                + (request.kind.kind == 'DeletionRequest'
+                    ? 'It goes when everything is released; to cancel: kubectl delete dreq '
+                        + request.name + ' --wait=false'
+                    : (variables.before
+                        ? 'It goes when a DeletionRequest that people approved has been carried out: '
+                            + 'kubectl explain deletionrequest.spec'
+                        : 'Leave it out; the operator adds it'))",
+        }],
+    }
+    .build()
+}
+
+/// An owner that is absent, or is deleted, makes the garbage collector delete what it owns.
+pub(super) fn owner_references() -> GuardPolicy {
+    Policy {
+        name: policy::OWNER_REFERENCES,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["sites", "apps", "backups"],
+            operations: CREATE_UPDATE,
+        }],
+        variables: &[],
+        checks: &[Check {
+            allow: "object.metadata.?ownerReferences.orValue([]).size() == 0",
+            message: "Sites, Apps and Backups must not have owners: the garbage collector would \
+                      delete them with their owner. Leave metadata.ownerReferences out",
+            explain: "request.kind.kind + ' ' + request.name + ' must not have an owner: the garbage \
+                      collector would delete it with its owner. Leave metadata.ownerReferences out; \
+                      to group objects, use a label'",
+        }],
+    }
+    .build()
+}
+
+/// Status is what the gates go by. All of the group: a kind that is added later is in as well.
+pub(super) fn status() -> GuardPolicy {
+    Policy {
+        name: policy::STATUS,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["*/status"],
+            operations: CREATE_UPDATE,
+        }],
+        variables: &[IS_OPERATOR],
+        checks: &[Check {
+            allow: "variables.isOperator",
+            message: "status is written by the operator only",
+            explain: "'the status of ' + request.kind.kind + ' ' + request.name
+                + ' is written by the operator only, which works it out from what is there. '
+                + (request.kind.kind == 'DeletionRequest'
+                    ? 'To approve it: kubectl annotate dreq ' + request.name
+                        + ' \"$APPROVAL_PREFIX<you>=<digest> <your user name>\"'
+                    : 'To ask for a change, change its spec')",
+        }],
+    }
+    .build()
+}
+
+/// The annotation by which a Site's reconcilers stand still.
+pub(super) fn restore_mark() -> GuardPolicy {
+    Policy {
+        name: policy::RESTORE_MARK,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["sites", "sites/*"],
+            operations: CREATE_UPDATE,
+        }],
+        variables: &[
+            IS_OPERATOR,
+            (
+                "before",
+                "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})",
+            ),
+            ("after", "object.metadata.?annotations.orValue({})"),
+        ],
+        checks: &[Check {
+            allow: "variables.isOperator
+                || variables.before[?'$ANNOTATION_RESTORE'] == variables.after[?'$ANNOTATION_RESTORE']",
+            message: "the annotation that marks a Site as being restored is the operator's",
+            explain: "'the annotation $ANNOTATION_RESTORE of Site ' + request.name
+                + ' is set and removed by the operator only, for the time of a Restore. To restore a \
+                site, create a Restore: kubectl explain restore.spec'",
+        }],
+    }
+    .build()
+}

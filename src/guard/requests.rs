@@ -1,0 +1,172 @@
+//! Rules about DeletionRequests: who approves, who rejects, who asked.
+
+use super::object::{Check, GuardPolicy, Match, Mutator, Policy};
+use super::policy;
+use crate::api::names;
+
+/// Approvals and rejections: new or changed ones only. Removing one is allowed, because GitOps
+/// tools wipe annotations that they do not own; what the status has recorded counts.
+pub(super) fn approvals() -> GuardPolicy {
+    Policy {
+        name: policy::APPROVALS,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["deletionrequests", "deletionrequests/*"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+        variables: &[
+            ("user", "request.userInfo.username"),
+            ("before", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
+            ("after", "object.metadata.?annotations.orValue({})"),
+            (
+                "cast",
+                "variables.after.filter(k,
+                    (k.startsWith('$APPROVAL_PREFIX') || k.startsWith('$REJECTION_PREFIX'))
+                        && variables.before[?k] != variables.after[?k])",
+            ),
+            ("approvals", "variables.cast.filter(k, k.startsWith('$APPROVAL_PREFIX'))"),
+            // Of the object as it is stored, never of what the caller sent.
+            (
+                "digest",
+                "oldObject == null ? '' : oldObject.?status.?plan.?digest.orValue('')",
+            ),
+            ("requestedBy", "variables.before[?'$ANNOTATION_REQUESTED_BY'].orValue('')"),
+            // In a variable, because variables are evaluated only when they are reached.
+            (
+                "mayApprove",
+                "authorizer.group('$GROUP').resource('deletionrequests').name(request.name)
+                    .check('$VERB_APPROVE').allowed()",
+            ),
+            (
+                "how",
+                "'kubectl annotate dreq ' + request.name + ' \"$APPROVAL_PREFIX<you>='
+                    + (variables.digest == '' ? '<digest>' : variables.digest) + ' '
+                    + variables.user + '\"'",
+            ),
+        ],
+        checks: &[
+            Check {
+                allow: "request.operation != 'CREATE' || variables.cast.size() == 0",
+                message: "a DeletionRequest is created without approvals and rejections",
+                explain: "'a DeletionRequest is created without approvals and rejections (here: '
+                    + variables.cast[0] + '): there is no plan yet that could be approved. Leave them \
+                    out; approvers add theirs when they have read the plan'",
+            },
+            Check {
+                allow: "variables.cast.all(k, variables.after[k].indexOf(' ') > 0
+                    && variables.after[k].indexOf(' ') < variables.after[k].size() - 1)",
+                message: "approvals and rejections have the form \"<digest> <user name>\"",
+                explain: "'approvals and rejections have the form \"<digest> <user name>\" (here: '
+                    + variables.cast[0] + '). To approve: ' + variables.how",
+            },
+            Check {
+                allow: "variables.cast.all(k, variables.after[k]
+                    .substring(variables.after[k].indexOf(' ') + 1) == variables.user)",
+                message: "approvals and rejections are given in one's own name only",
+                explain: "'you are ' + variables.user + ' and can approve and reject in this name \
+                    only, but ' + variables.cast.filter(k, variables.after[k]
+                        .substring(variables.after[k].indexOf(' ') + 1) != variables.user)[0]
+                    + ' names somebody else. If you may approve: ' + variables.how",
+            },
+            Check {
+                allow: "variables.approvals.size() == 0
+                    || !variables.user.startsWith('$SERVICE_ACCOUNT_PREFIX')",
+                message: "service accounts cannot approve: a person must",
+                explain: "variables.user + ' is a service account and cannot approve: a person with \
+                    the role $APPROVER_ROLE must, under their own user name'",
+            },
+            Check {
+                allow: "variables.approvals.size() == 0 || variables.requestedBy != variables.user",
+                message: "who asks for a deletion cannot approve it",
+                explain: "'you (' + variables.user + ') asked for this deletion and cannot approve it: \
+                    somebody else with the role $APPROVER_ROLE must. To withdraw it: kubectl patch dreq '
+                    + request.name + ''' --type=merge -p '{\"spec\":{\"cancel\":true}}' '''",
+            },
+            Check {
+                allow: "variables.cast.size() == 0 || variables.mayApprove",
+                message: "approving and rejecting needs the RBAC verb approve on deletionrequests",
+                explain: "variables.user + ' may not approve or reject DeletionRequest ' + request.name
+                    + ': that needs the RBAC verb $VERB_APPROVE on deletionrequests.$GROUP. An \
+                    administrator gives it: kubectl create clusterrolebinding <name> \
+                    --clusterrole=$APPROVER_ROLE --user=' + variables.user",
+            },
+            Check {
+                allow: "variables.approvals.size() == 0 || variables.digest != ''",
+                message: "there is no plan yet that could be approved",
+                explain: "'DeletionRequest ' + request.name + ' has no plan yet that could be \
+                    approved. Wait for it: kubectl wait dreq ' + request.name
+                    + ' --for=jsonpath={.status.plan.digest}, read it: kubectl get dreq '
+                    + request.name + ' -o yaml'",
+            },
+            Check {
+                allow: "variables.digest == '' || variables.approvals.all(k,
+                    variables.after[k].startsWith(variables.digest + ' '))",
+                message: "an approval must name the digest of the plan as it is now",
+                explain: "'this approves ' + variables.approvals.filter(k,
+                        !variables.after[k].startsWith(variables.digest + ' '))
+                        .map(k, variables.after[k].split(' ')[0])[0]
+                    + ', but the digest of the plan is ' + variables.digest
+                    + '; read the plan again: kubectl get dreq ' + request.name + ' -o yaml'",
+            },
+        ],
+    }
+    .build()
+}
+
+/// Who asked for a deletion is who created the request, and stays so.
+pub(super) fn requested_by() -> GuardPolicy {
+    Policy {
+        name: policy::REQUESTED_BY,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["deletionrequests", "deletionrequests/*"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+        variables: &[
+            ("before", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
+            ("after", "object.metadata.?annotations.orValue({})"),
+        ],
+        checks: &[
+            Check {
+                allow: "request.operation != 'CREATE'
+                    || variables.after[?'$ANNOTATION_REQUESTED_BY'].orValue('')
+                        == request.userInfo.username",
+                message: "a DeletionRequest says who created it",
+                explain: "'the annotation $ANNOTATION_REQUESTED_BY of a new DeletionRequest must be '
+                    + request.userInfo.username + ', your user name. Leave it out and it is filled in \
+                    (Kubernetes 1.36 and later), or set it so'",
+            },
+            Check {
+                allow: "request.operation == 'CREATE'
+                    || variables.before[?'$ANNOTATION_REQUESTED_BY']
+                        == variables.after[?'$ANNOTATION_REQUESTED_BY']",
+                message: "who asked for a deletion cannot be changed afterwards",
+                explain: "'the annotation $ANNOTATION_REQUESTED_BY of DeletionRequest ' + request.name
+                    + ' cannot be changed or removed by anybody. To ask in another name, let that \
+                    person create a new DeletionRequest: kubectl create -f <file>'",
+            },
+        ],
+    }
+    .build()
+}
+
+/// Fills in who asked, where the caller left it out.
+pub(super) fn set_requested_by() -> GuardPolicy {
+    Mutator {
+        name: policy::SET_REQUESTED_BY,
+        matches: &[Match {
+            group: names::GROUP,
+            resources: &["deletionrequests"],
+            operations: &["CREATE"],
+        }],
+        patch: "!has(object.metadata.annotations)
+            ? [JSONPatch{op: 'add', path: '/metadata/annotations',
+                value: {'$ANNOTATION_REQUESTED_BY': request.userInfo.username}}]
+            : ('$ANNOTATION_REQUESTED_BY' in object.metadata.annotations
+                ? []
+                : [JSONPatch{op: 'add', path: '/metadata/annotations/'
+                    + jsonpatch.escapeKey('$ANNOTATION_REQUESTED_BY'),
+                    value: request.userInfo.username}])",
+    }
+    .build()
+}

@@ -1,0 +1,100 @@
+use super::*;
+use serde_json::json;
+
+#[test]
+fn every_policy_fails_closed_and_exempts_nobody() {
+    for GuardPolicy { policy, binding } in policies() {
+        let spec = &policy.spec;
+        assert_eq!(policy.name, binding.name);
+        assert!(policy.name.starts_with("reprieve-"), "{}", policy.name);
+        assert_eq!(spec["failurePolicy"], "Fail", "{}", policy.name);
+        assert_eq!(binding.spec["policyName"], policy.name);
+        for absent in ["paramKind", "matchConditions"] {
+            assert!(spec.get(absent).is_none(), "{} has {absent}", policy.name);
+        }
+        for absent in ["paramRef", "matchResources"] {
+            assert!(binding.spec.get(absent).is_none(), "{} has {absent}", policy.name);
+        }
+        let constraints = &spec["matchConstraints"];
+        assert!(constraints.get("excludeResourceRules").is_none());
+        assert_eq!(constraints["namespaceSelector"], json!({}));
+        assert_eq!(constraints["objectSelector"], json!({}));
+        if policy.kind == GuardKind::ValidatingAdmissionPolicy {
+            assert_eq!(binding.spec["validationActions"][0], "Deny");
+            for validation in spec["validations"].as_array().expect("validations") {
+                assert_eq!(validation["reason"], "Forbidden");
+                // The API server refuses a message with a line break.
+                assert!(!validation["message"].as_str().expect("message").contains('\n'));
+                assert!(!validation["message"].as_str().expect("message").contains('$'));
+            }
+        }
+    }
+}
+
+#[test]
+fn names_are_unique_and_objects_are_whole() {
+    let mut seen = std::collections::BTreeSet::new();
+    for object in objects() {
+        assert_eq!(object.object["kind"], object.kind.as_str());
+        assert_eq!(object.object["metadata"]["name"], object.name);
+        assert_eq!(object.object["spec"], object.spec);
+        assert!(seen.insert((object.kind, object.name)));
+    }
+}
+
+#[test]
+fn what_is_live_must_be_equal() {
+    let expected = objects()[0].spec.clone();
+    assert_eq!(difference(&expected, &expected), None);
+    let changed = |path: &str, edit: &dyn Fn(&mut serde_json::Value)| {
+        let mut live = expected.clone();
+        edit(&mut live);
+        assert_eq!(difference(&expected, &live).expect("a difference").path, path);
+    };
+    changed("spec.failurePolicy", &|live| live["failurePolicy"] = json!("Ignore"));
+    changed("spec.validations[0].expression", &|live| {
+        live["validations"][0]["expression"] = json!("true");
+    });
+    changed("spec.validations", &|live| live["validations"] = json!([]));
+    changed("spec.matchConstraints.excludeResourceRules", &|live| {
+        live["matchConstraints"]["excludeResourceRules"] = json!([{}]);
+    });
+    changed("spec.matchConditions", &|live| live["matchConditions"] = json!([]));
+    changed("spec.variables", &|live| {
+        live.as_object_mut().expect("an object").remove("variables");
+    });
+    assert_eq!(difference(&expected, &json!(null)).expect("a difference").path, "spec");
+}
+
+#[test]
+fn a_probe_is_answered_by_its_own_policy() {
+    let names: Vec<_> = policies().into_iter().map(|p| p.policy.name).collect();
+    for probe in probes() {
+        assert!(names.iter().any(|name| name == probe.policy), "{}", probe.policy);
+    }
+    let message = "sites.reprieve.dev \"acme\" is forbidden: ValidatingAdmissionPolicy \
+                   'reprieve-delete-entities' with binding 'reprieve-delete-entities' denied \
+                   request: Site acme is deleted through a DeletionRequest only";
+    assert!(is_denied_by(message, policy::DELETE_ENTITIES));
+    assert!(!is_denied_by(message, policy::DELETE_NAMESPACES));
+    assert!(!is_denied_by("sites.reprieve.dev \"acme\" is forbidden: User cannot delete", ""));
+    // A binding of another name may have another scope.
+    let other = message.replace("binding 'reprieve-delete-entities'", "binding 'mine'");
+    assert!(!is_denied_by(&other, policy::DELETE_ENTITIES));
+}
+
+#[test]
+fn only_approvers_approve_and_nobody_deletes_sites() {
+    for role in people_roles() {
+        let name = role.metadata.name.expect("a name");
+        for rule in role.rules.expect("rules") {
+            let resources = rule.resources.expect("resources");
+            let approves = rule.verbs.iter().any(|verb| verb == "approve" || verb == "*");
+            assert!(!approves || name == roles::APPROVER, "{name}");
+            let writes = rule.verbs.iter().any(|verb| !["get", "list", "watch"].contains(&&**verb));
+            assert!(
+                !writes || resources.iter().all(|r| r == "deletionrequests" || r == "restores")
+            );
+        }
+    }
+}
