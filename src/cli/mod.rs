@@ -20,6 +20,9 @@ struct Cli {
 enum Command {
     /// Write the files that are generated from the code (crds/, deploy/), or check them.
     Generate(generate::Args),
+    /// A throw-away cluster of real components on this machine, to try things in.
+    #[cfg(feature = "sandbox")]
+    Sandbox(crate::sandbox::cli::Args),
 }
 
 /// Parses the command line and carries it out. Errors go to standard error, one line each.
@@ -29,6 +32,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Generate(args) => generate::main(&args),
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox(args) => crate::sandbox::cli::main(&args),
     };
     match result {
         Ok(code) => code,
