@@ -4,11 +4,9 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Request;
 use kube::Client;
 use kube::api::ListParams;
-use kube::discovery::ApiResource;
 use serde_json::{Value, json};
 
 use super::discover::{Kind, Kinds};
-use super::error::{During, Error, Result};
 use super::form::{ObjectKey, archived_form, object_digest, root_digest};
 use super::readiness::{is_finished, readiness};
 use crate::api::names;
@@ -19,6 +17,37 @@ const PAGE: u32 = 500;
 const CONCURRENCY: usize = 16;
 /// How often a list is begun anew when the API server has forgotten where it was.
 const RESTARTS: usize = 3;
+
+/// Why a site could not be collected. There is no partial collection.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// A kind cannot be listed.
+    #[error("failed to list {kind} in {namespace}: {source}")]
+    List {
+        /// Kind, with its API version.
+        kind: String,
+        /// Namespace.
+        namespace: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// An object cannot be read.
+    #[error("failed to read {kind} {name}: {source}")]
+    Get {
+        /// Kind.
+        kind: &'static str,
+        /// Name.
+        name: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// A namespace of the site is on its way out: what is left in it is not the site.
+    #[error("the namespace {0} is being deleted")]
+    NamespaceTerminating(String),
+    /// What the API server gave is no object.
+    #[error("a listed {0} has no name")]
+    Nameless(String),
+}
 
 /// How an object stood when it was listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -100,7 +129,7 @@ pub async fn collect(
     site: &str,
     namespaces: &[String],
     freshness: Freshness,
-) -> Result<Collection> {
+) -> Result<Collection, CollectError> {
     let mut objects = vec![];
     let site_path = format!("/apis/{}/sites/{site}", names::API_VERSION);
     take(&mut objects, get(client, "Site", site, site_path).await?)?;
@@ -108,10 +137,7 @@ pub async fn collect(
         let path = format!("/api/v1/namespaces/{namespace}");
         let live = get(client, "Namespace", namespace, path).await?;
         if !live["metadata"]["deletionTimestamp"].is_null() {
-            return Err(Error::Answer {
-                doing: format!("read the site {site}"),
-                what: format!("its namespace {namespace} is being deleted"),
-            });
+            return Err(CollectError::NamespaceTerminating(namespace.clone()));
         }
         take(&mut objects, live)?;
     }
@@ -131,11 +157,10 @@ pub async fn collect(
 }
 
 /// Puts a live object into the collection, in its archived form.
-fn take(objects: &mut Vec<Collected>, live: Value) -> Result<()> {
-    let key = ObjectKey::of(&live).ok_or_else(|| Error::Answer {
-        doing: "read what was listed".to_owned(),
-        what: format!("an object of kind {} has no name", live["kind"]),
-    })?;
+fn take(objects: &mut Vec<Collected>, live: Value) -> Result<(), CollectError> {
+    let Some(key) = ObjectKey::of(&live) else {
+        return Err(CollectError::Nameless(live["kind"].to_string()));
+    };
     let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let state = ObjectState::of(&live);
     let form = archived_form(live);
@@ -144,10 +169,16 @@ fn take(objects: &mut Vec<Collected>, live: Value) -> Result<()> {
     Ok(())
 }
 
-async fn get(client: &Client, kind: &str, name: &str, path: String) -> Result<Value> {
-    let doing = format!("read the {kind} {name}");
+async fn get(
+    client: &Client,
+    kind: &'static str,
+    name: &str,
+    path: String,
+) -> Result<Value, CollectError> {
+    let error =
+        |source| CollectError::Get { kind, name: name.to_owned(), source: Box::new(source) };
     let request = Request::get(path).body(vec![]).map_err(kube::Error::HttpError);
-    client.request(request.during(&doing)?).await.during(doing)
+    client.request(request.map_err(error)?).await.map_err(error)
 }
 
 /// Every object of this kind in this namespace, as the API server has it, page by page.
@@ -159,7 +190,7 @@ pub async fn list(
     kind: &Kind,
     namespace: &str,
     freshness: Freshness,
-) -> Result<Vec<Value>> {
+) -> Result<Vec<Value>, CollectError> {
     let mut restarts = 0;
     loop {
         match list_once(client, kind, namespace, freshness).await {
@@ -168,8 +199,11 @@ pub async fn list(
                 restarts += 1;
             }
             result => {
-                let ApiResource { plural, api_version, .. } = &kind.resource;
-                return result.during(format!("list {plural} ({api_version}) in {namespace}"));
+                return result.map_err(|source| CollectError::List {
+                    kind: format!("{} {}", kind.resource.api_version, kind.resource.kind),
+                    namespace: namespace.to_owned(),
+                    source: Box::new(source),
+                });
             }
         }
     }

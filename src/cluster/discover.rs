@@ -6,7 +6,21 @@ use kube::Client;
 use kube::core::discovery::v2::{APIGroupDiscovery, APIResourceDiscovery};
 use kube::discovery::ApiResource;
 
-use super::error::{During, Error, Result};
+/// Why the kinds are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    /// The API server did not tell.
+    #[error("failed to ask the API server for its kinds: {0}")]
+    Request(#[from] kube::Error),
+    /// It answered, but not in the form that every supported release has.
+    #[error(
+        "the API server does not serve aggregated discovery: Kubernetes 1.33 or later is needed"
+    )]
+    NotAggregated,
+    /// An aggregated API server is down: nobody can tell what it serves.
+    #[error("the API {0} cannot be discovered: the server behind it does not answer")]
+    Stale(String),
+}
 
 /// A kind that the API server serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,31 +77,22 @@ const NEVER_DATA: [(&str, &str); 5] = [
     ("metrics.k8s.io", "PodMetrics"),
 ];
 
-/// What every request here is for, to be read after "failed to".
-const DOING: &str = "ask the API server for its kinds";
-
-fn answer(what: String) -> Error {
-    Error::Answer { doing: DOING.to_owned(), what }
-}
-
 /// Asks the API server for every kind that it serves.
 ///
 /// # Errors
 /// A group that cannot be discovered is an error, never left out: what cannot be seen cannot be
 /// backed up.
-pub async fn discover(client: &Client) -> Result<Kinds> {
-    let core = client.list_core_api_versions_aggregated().await.during(DOING)?;
-    let groups = client.list_api_groups_aggregated().await.during(DOING)?;
+pub async fn discover(client: &Client) -> Result<Kinds, DiscoverError> {
+    let core = client.list_core_api_versions_aggregated().await?;
+    let groups = client.list_api_groups_aggregated().await?;
     // A server that knows no aggregated discovery answers in the old form, which reads as empty.
     if core.items.is_empty() || groups.items.is_empty() {
-        return Err(answer(
-            "it does not serve aggregated discovery: Kubernetes 1.33 or later is needed".to_owned(),
-        ));
+        return Err(DiscoverError::NotAggregated);
     }
     kinds(core.items.into_iter().chain(groups.items))
 }
 
-fn kinds(groups: impl Iterator<Item = APIGroupDiscovery>) -> Result<Kinds> {
+fn kinds(groups: impl Iterator<Item = APIGroupDiscovery>) -> Result<Kinds, DiscoverError> {
     let mut found = Kinds::default();
     for group in groups {
         let name = group.metadata.and_then(|m| m.name).unwrap_or_default();
@@ -98,9 +103,7 @@ fn kinds(groups: impl Iterator<Item = APIGroupDiscovery>) -> Result<Kinds> {
             let word = version.version.unwrap_or_default();
             let api_version = if name.is_empty() { word.clone() } else { format!("{name}/{word}") };
             if version.freshness.as_deref() == Some("Stale") {
-                return Err(answer(format!(
-                    "{api_version} cannot be discovered: the server behind it does not answer"
-                )));
+                return Err(DiscoverError::Stale(api_version));
             }
             for resource in version.resources {
                 let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
