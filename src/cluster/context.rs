@@ -1,13 +1,17 @@
 //! What every reconciler is handed.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
-use super::Metrics;
+use tokio::sync::Mutex;
+
+use super::discover::{Kinds, discover};
+use super::{Error, Metrics, Result};
 use crate::api::{Reason, Time};
 
 /// What every reconciler is handed: the way to the cluster, and the ways to tell what happened.
@@ -18,7 +22,11 @@ pub struct Context {
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     recorder: Recorder,
+    kinds: Arc<Mutex<Option<Discovered>>>,
 }
+
+/// The kinds of the cluster, and when they were asked for.
+struct Discovered(Instant, Arc<Kinds>);
 
 /// An event to be told, as a decision names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +59,32 @@ impl Context {
             instance: std::env::var("POD_NAME").ok(),
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, metrics: Arc::new(Metrics::new()), recorder }
+        Self { client, metrics: Arc::new(Metrics::new()), recorder, kinds: Arc::default() }
     }
 
     /// The time by this machine's clock.
     pub fn now(&self) -> Time {
         Utc::now().into()
+    }
+
+    /// The kinds that the API server serves, discovered at most `max_age` ago. Zero asks anew: what
+    /// a backup or an irreversible step depends on must not come from a memory.
+    ///
+    /// # Errors
+    /// A discovery that fails.
+    pub async fn kinds(&self, max_age: Duration) -> Result<Arc<Kinds>> {
+        let mut cached = self.kinds.lock().await;
+        if let Some(Discovered(at, kinds)) = cached.as_ref()
+            && at.elapsed() < max_age
+        {
+            return Ok(kinds.clone());
+        }
+        let kinds = discover(&self.client)
+            .await
+            .map_err(|error| Error::answer("discover the kinds of the cluster", error))?;
+        let kinds = Arc::new(kinds);
+        *cached = Some(Discovered(Instant::now(), kinds.clone()));
+        Ok(kinds)
     }
 
     /// Tells an event of an object. An event that cannot be written fails nothing: it is logged.

@@ -33,6 +33,11 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// An answer that cannot be used; `doing` is read after "failed to".
+    pub fn answer(doing: impl Into<String>, what: impl ToString) -> Self {
+        Self::Answer { doing: doing.into(), what: what.to_string() }
+    }
+
     /// The API server's answer, where it gave one.
     pub fn status(&self) -> Option<&Status> {
         match self {

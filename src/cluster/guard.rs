@@ -1,12 +1,13 @@
 //! Whether the guard is in force: what is live compared with what was generated, and probes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Resource, ResourceExt};
-use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 
 use super::form::digest_of;
@@ -44,10 +45,11 @@ pub async fn observe_guard(client: &Client, targets: &ProbeTargets) -> Result<Gu
     let mut lists: BTreeMap<GuardKind, Option<Vec<DynamicObject>>> = BTreeMap::new();
     let mut seen = String::new();
     for object in guard::objects() {
-        if !lists.contains_key(&object.kind) {
-            lists.insert(object.kind, list(client, object.kind).await?);
-        }
-        let Some(live) = &lists[&object.kind] else {
+        let live = match lists.entry(object.kind) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(list(client, object.kind).await?),
+        };
+        let Some(live) = live else {
             // A kind that this release of Kubernetes does not serve.
             if object.kind.required() {
                 state.problems.push(format!("the cluster does not serve {}", object.kind));

@@ -121,18 +121,11 @@ async fn list_ids(
     let mut all = vec![];
     let mut continue_: Option<String> = None;
     loop {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("includeObject", "Metadata").append_pair("limit", &PAGE.to_string());
-        if let Some(id) = only {
-            query.append_pair("fieldSelector", &format!("spec.id={}", escape(id)));
-        }
-        if let Some(token) = &continue_ {
-            query.append_pair("continue", token);
-        }
-        let request = http::Request::get(format!("{path}?{}", query.finish()))
+        let query = query(only, continue_.as_deref());
+        let request = http::Request::get(format!("{path}?{query}"))
             .header(ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io")
             .body(vec![])
-            .map_err(|e| Error::Answer { doing: doing.clone(), what: e.to_string() })?;
+            .map_err(|e| Error::answer(&doing, e))?;
         let table: Table = client.request(request).await.during(&doing)?;
         // A list of nothing may come without columns.
         if table.rows.is_empty() {
@@ -167,6 +160,18 @@ async fn list_ids(
             _ => return Ok(all),
         }
     }
+}
+
+fn query(only: Option<&str>, continue_: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("includeObject", "Metadata").append_pair("limit", &PAGE.to_string());
+    if let Some(id) = only {
+        query.append_pair("fieldSelector", &format!("spec.id={}", escape(id)));
+    }
+    if let Some(token) = continue_ {
+        query.append_pair("continue", token);
+    }
+    query.finish()
 }
 
 /// A field selector's value, with its three special characters escaped.

@@ -64,7 +64,7 @@ async fn create_account(ctx: &Context, namespace: &str) -> Result<()> {
     let binding = RoleBinding {
         metadata,
         role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
             kind: "ClusterRole".to_owned(),
             name: names::APP_ACCOUNT.to_owned(),
         },

@@ -39,7 +39,9 @@ pub enum Effect {
 
 /// The policy of namespaces that no Site may have: the cluster's own, and ours.
 fn is_system(namespace: &str) -> bool {
-    namespace == "default" || namespace == names::OPERATOR_NAMESPACE || namespace.starts_with("kube-")
+    namespace == "default"
+        || namespace == names::OPERATOR_NAMESPACE
+        || namespace.starts_with("kube-")
 }
 
 /// Why a Site does not get on, if it does not.
@@ -100,8 +102,24 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     let conditions = &mut status.conditions;
     let old_reason = conditions.get(ConditionType::Ready).map(|c| c.reason.clone());
     conditions.set(ConditionType::Ready, ready, reason, message.clone(), generation, now);
-    set_or_unset(conditions, ConditionType::Reconciling, problem.is_none() && !effects.is_empty(), reason, &message, generation, now);
-    set_or_unset(conditions, ConditionType::Stalled, problem.is_some(), reason, &message, generation, now);
+    set_or_unset(
+        conditions,
+        ConditionType::Reconciling,
+        problem.is_none() && !effects.is_empty(),
+        reason,
+        &message,
+        generation,
+        now,
+    );
+    set_or_unset(
+        conditions,
+        ConditionType::Stalled,
+        problem.is_some(),
+        reason,
+        &message,
+        generation,
+        now,
+    );
     if old_reason.as_deref() != Some(reason.as_str()) && reason != Reason::Progressing {
         notes.push(match problem {
             Some(_) => Note::warning(reason, message),
@@ -141,7 +159,14 @@ impl StandsStill {
     fn decision(self, mut status: SiteStatus, generation: Option<i64>, now: Time) -> Decision {
         status.state = Some(self.state);
         let conditions = &mut status.conditions;
-        conditions.set(ConditionType::Ready, ConditionStatus::False, self.reason, self.message, generation, now);
+        conditions.set(
+            ConditionType::Ready,
+            ConditionStatus::False,
+            self.reason,
+            self.message,
+            generation,
+            now,
+        );
         conditions.unset(ConditionType::Reconciling);
         conditions.unset(ConditionType::Stalled);
         Decision { effects: vec![], status, notes: vec![], requeue: Duration::from_secs(60) }
@@ -219,15 +244,22 @@ fn judge(facts: &Facts, namespace: &NamespaceFacts) -> Result<Vec<Effect>, Probl
     let name = &namespace.name;
     let site = facts.site.name_any();
     if is_system(name) {
-        return refuse(format!("namespace {name} belongs to the system: name another in spec.namespaces"));
+        return refuse(format!(
+            "namespace {name} belongs to the system: name another in spec.namespaces"
+        ));
     }
     let Some(live) = &namespace.live else {
-        return Ok(vec![Effect::CreateNamespace(name.clone()), Effect::CreateAccount(name.clone())]);
+        return Ok(vec![
+            Effect::CreateNamespace(name.clone()),
+            Effect::CreateAccount(name.clone()),
+        ]);
     };
     if live.metadata.deletion_timestamp.is_some() {
         return Err(Problem {
             reason: Reason::NamespaceTerminating,
-            message: format!("namespace {name} is being deleted: restore the site from its last backup"),
+            message: format!(
+                "namespace {name} is being deleted: restore the site from its last backup"
+            ),
         });
     }
     let mut effects = vec![];

@@ -39,7 +39,8 @@ fn ours() -> NamespaceFacts {
 }
 
 fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
-    let own = Holder { kind: TargetKind::Site, name: "acme".into(), namespace: None, uid: "u1".into() };
+    let own =
+        Holder { kind: TargetKind::Site, name: "acme".into(), namespace: None, uid: "u1".into() };
     Facts {
         site,
         namespaces: vec![namespace],
@@ -80,17 +81,32 @@ fn a_site_with_everything_is_active_and_ready() {
     assert_eq!(decision.effects, []);
     assert_eq!(decision.status.state, Some(SiteState::Active));
     assert!(decision.status.conditions.is_true(ConditionType::Ready));
-    assert_eq!(decision.status.namespaces, [NamespaceRef { name: "acme".into(), uid: "n1".into() }]);
+    assert_eq!(
+        decision.status.namespaces,
+        [NamespaceRef { name: "acme".into(), uid: "n1".into() }]
+    );
 }
 
 #[test]
 fn namespaces_of_others_are_refused() {
     let cases = [
         (namespace(json!({})), "did not consent"),
-        (namespace(json!({ "metadata": { "labels": { "reprieve.dev/site": "other" } } })), "belongs to Site other"),
-        (NamespaceFacts { name: "kube-system".into(), ..namespace(json!({})) }, "belongs to the system"),
-        (NamespaceFacts { name: "default".into(), ..namespace(json!({})) }, "belongs to the system"),
-        (NamespaceFacts { name: names::OPERATOR_NAMESPACE.into(), ..namespace(json!({})) }, "belongs to the system"),
+        (
+            namespace(json!({ "metadata": { "labels": { "reprieve.dev/site": "other" } } })),
+            "belongs to Site other",
+        ),
+        (
+            NamespaceFacts { name: "kube-system".into(), ..namespace(json!({})) },
+            "belongs to the system",
+        ),
+        (
+            NamespaceFacts { name: "default".into(), ..namespace(json!({})) },
+            "belongs to the system",
+        ),
+        (
+            NamespaceFacts { name: names::OPERATOR_NAMESPACE.into(), ..namespace(json!({})) },
+            "belongs to the system",
+        ),
     ];
     for (namespace, expected) in cases {
         let decision = decide(&facts(site(json!({})), namespace), at(0));
@@ -103,11 +119,16 @@ fn namespaces_of_others_are_refused() {
 
 #[test]
 fn a_namespace_that_consents_is_adopted() {
-    let consents = namespace(json!({ "metadata": { "annotations": { "reprieve.dev/adopt": "acme" } } }));
+    let consents =
+        namespace(json!({ "metadata": { "annotations": { "reprieve.dev/adopt": "acme" } } }));
     let decision = decide(&facts(site(json!({})), consents), at(0));
     assert_eq!(decision.effects, [Effect::AdoptNamespace("acme".into())]);
-    let other = namespace(json!({ "metadata": { "annotations": { "reprieve.dev/adopt": "other" } } }));
-    assert_eq!(ready_reason(&decide(&facts(site(json!({})), other), at(0))), "NamespaceNotAdoptable");
+    let other =
+        namespace(json!({ "metadata": { "annotations": { "reprieve.dev/adopt": "other" } } }));
+    assert_eq!(
+        ready_reason(&decide(&facts(site(json!({})), other), at(0))),
+        "NamespaceNotAdoptable"
+    );
 }
 
 #[test]
@@ -130,14 +151,18 @@ fn a_duplicate_id_names_the_other_holder_and_makes_nothing() {
 
 #[test]
 fn what_is_held_purged_restored_or_deleted_past_the_gates_is_left_alone() {
-    let deletion = |phase: &str| {
-        json!({ "status": { "deletion": { "requestRef": { "name": "r" }, "requestUid": "ru", "phase": phase } } })
-    };
+    let deletion = |phase: &str| json!({ "status": { "deletion": { "requestRef": { "name": "r" }, "requestUid": "ru", "phase": phase } } });
     let cases = [
         (deletion("Held"), SiteState::PendingDeletion),
         (deletion("Purging"), SiteState::Purging),
-        (json!({ "metadata": { "annotations": { "reprieve.dev/restore": "back" } } }), SiteState::Restoring),
-        (json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }), SiteState::PendingDeletion),
+        (
+            json!({ "metadata": { "annotations": { "reprieve.dev/restore": "back" } } }),
+            SiteState::Restoring,
+        ),
+        (
+            json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }),
+            SiteState::PendingDeletion,
+        ),
     ];
     for (extra, state) in cases {
         let absent = NamespaceFacts { name: "acme".into(), live: None, has_account: false };

@@ -1,12 +1,15 @@
 //! What is so: one Site, its namespaces and what is in them.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Api;
 use kube::api::ListParams;
 
-use crate::api::{App, DeletionPolicy, Inventory, Site, Time, names};
-use crate::cluster::{Context, During, Holder, Result, collect, holders};
+use crate::api::{App, ConditionType, Conditions, DeletionPolicy, Inventory, Site, names};
+use crate::cluster::collect::{CollectError, Freshness, collect};
+use crate::cluster::{Context, During, Error, Holder, Result, holders};
 
 /// Everything that the decision about a Site needs.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct AppFacts {
 
 /// How old an inventory may become while nothing is seen to change.
 const INVENTORY_MAX_AGE_SECONDS: i64 = 600;
+/// How old the list of kinds may be for counting.
+const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Reads it; none when the Site is gone.
 ///
@@ -73,9 +78,7 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
                 let status = app.status.unwrap_or_default();
                 apps.push(AppFacts {
                     name: app.metadata.name.unwrap_or_default(),
-                    ready: status.conditions.iter().any(|c| {
-                        c.type_ == "Ready" && c.status == crate::api::ConditionStatus::True
-                    }),
+                    ready: status.conditions.is_true(ConditionType::Ready),
                 });
             }
         }
@@ -84,7 +87,11 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     let policies: Api<DeletionPolicy> = Api::all(client.clone());
     let policy = &site.spec.policy_ref.name;
     let policy_exists = policy == names::DEFAULT_POLICY
-        || policies.get_opt(policy).await.during(format!("read DeletionPolicy {policy}"))?.is_some();
+        || policies
+            .get_opt(policy)
+            .await
+            .during(format!("read DeletionPolicy {policy}"))?
+            .is_some();
     let holders = holders(client, &site.spec.id).await?;
     let inventory = count(ctx, &site, &namespaces, &apps).await?;
     Ok(Some(Facts { site, namespaces, holders, policy_exists, apps, inventory }))
@@ -120,12 +127,19 @@ async fn count(
     if fits {
         return Ok(None);
     }
-    let collection = collect(&ctx.client, &live).await?;
+    let kinds = ctx.kinds(KINDS_MAX_AGE).await?;
+    let name = site.metadata.name.as_deref().unwrap_or_default();
+    let collection = match collect(&ctx.client, &kinds, name, &live, Freshness::Cached).await {
+        Ok(collection) => collection,
+        // A namespace on its way out is told by its own condition.
+        Err(CollectError::NamespaceTerminating(_)) => return Ok(None),
+        Err(error) => return Err(Error::answer(format!("count what Site {name} holds"), error)),
+    };
     Ok(Some(Inventory {
         apps: apps.len() as i64,
         apps_ready: apps.iter().filter(|a| a.ready).count() as i64,
         objects: collection.objects.len() as i64,
-        bytes: collection.bytes(),
-        counted_time: Time::from(chrono::Utc::now()),
+        bytes: collection.bytes() as i64,
+        counted_time: ctx.now(),
     }))
 }

@@ -7,7 +7,8 @@ use kube::{Resource, ResourceExt};
 use super::decide::{Applied, Plan, ToApply};
 use super::observe::Facts;
 use crate::api::{App, AppliedObject, names};
-use crate::cluster::{Context, During, Readiness, Result, denied, readiness, set_finalizer};
+use crate::cluster::readiness::{Readiness, readiness};
+use crate::cluster::{Context, During, Result, denied, set_finalizer};
 
 /// Carries the plan out and tells what became of each object. An object that the API server
 /// refuses does not stop the others.
@@ -47,13 +48,9 @@ async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied
     let (mut parts, body) = request.into_parts();
     // Impersonation: nobody can do through an App what its account may not.
     let user = format!("{}{namespace}:{account}", names::SERVICE_ACCOUNT_PREFIX);
-    let user = HeaderValue::from_str(&user).map_err(kube::core::request::Error::from);
-    let user = match user {
-        Ok(user) => user,
-        Err(_) => {
-            let message = format!("serviceAccountName {account:?} is no account's name");
-            return Ok(Applied::Failed { index: wanted.index, message });
-        }
+    let Ok(user) = HeaderValue::from_str(&user) else {
+        let message = format!("serviceAccountName {account:?} is no account's name");
+        return Ok(Applied::Failed { index: wanted.index, message });
     };
     parts.headers.insert("Impersonate-User", user);
     let request = http::Request::from_parts(parts, body);
@@ -74,7 +71,8 @@ async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied
             })
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 400..=499) && status.code != 429 => {
-            let message = denied(&kube::Error::Api(status.clone())).unwrap_or(&status.message).to_owned();
+            let message =
+                denied(&kube::Error::Api(status.clone())).unwrap_or(&status.message).to_owned();
             Ok(Applied::Failed { index: wanted.index, message })
         }
         Err(error) => Err(error).during(doing),

@@ -101,7 +101,9 @@ pub fn plan(facts: &Facts) -> Plan {
         return Plan::StandStill {
             state: AppState::PendingDeletion,
             reason: Reason::UnexpectedDelete,
-            message: "deleted past the gates: the finalizer holds it, and nothing it applied is touched".to_owned(),
+            message:
+                "deleted past the gates: the finalizer holds it, and nothing it applied is touched"
+                    .to_owned(),
         };
     }
     let own = app.uid().unwrap_or_default();
@@ -136,22 +138,30 @@ fn objects(facts: &Facts, namespace: &str) -> Result<Vec<ToApply>, String> {
     for (index, manifest) in facts.app.spec.manifests.iter().enumerate() {
         let wrong = |what: String| format!("manifests[{index}]: {what}");
         let text = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
-        let version = text(&manifest["apiVersion"]).ok_or_else(|| wrong("has no apiVersion".into()))?;
+        let version =
+            text(&manifest["apiVersion"]).ok_or_else(|| wrong("has no apiVersion".into()))?;
         let kind = text(&manifest["kind"]).ok_or_else(|| wrong("has no kind".into()))?;
         let name = text(&manifest["metadata"]["name"])
             .ok_or_else(|| wrong(format!("{kind} has no metadata.name")))?;
         if version.starts_with("reprieve.dev/") {
-            return Err(wrong(format!("{kind} {name} is of {}, which an App cannot hold", names::GROUP)));
+            return Err(wrong(format!(
+                "{kind} {name} is of {}, which an App cannot hold",
+                names::GROUP
+            )));
         }
         let kind_key = format!("{version}/{kind}");
         let Some(known) = facts.kinds.get(&kind_key) else {
             return Err(wrong(format!("the cluster does not know the kind {kind} of {version}")));
         };
         if !known.namespaced {
-            return Err(wrong(format!("{kind} {name} is cluster-scoped, which an App cannot hold")));
+            return Err(wrong(format!(
+                "{kind} {name} is cluster-scoped, which an App cannot hold"
+            )));
         }
         if let Some(other) = text(&manifest["metadata"]["namespace"]).filter(|n| n != namespace) {
-            return Err(wrong(format!("{kind} {name} is in namespace {other}, not in the App's, {namespace}")));
+            return Err(wrong(format!(
+                "{kind} {name} is in namespace {other}, not in the App's, {namespace}"
+            )));
         }
         if !seen.insert((known.resource.group.clone(), kind.clone(), name.clone())) {
             return Err(wrong(format!("{kind} {name} is there twice")));
@@ -160,7 +170,8 @@ fn objects(facts: &Facts, namespace: &str) -> Result<Vec<ToApply>, String> {
         object["metadata"]["namespace"] = json!(namespace);
         object["metadata"]["labels"][names::LABEL_APP] = json!(app);
         let known_uid = facts.app.status.as_ref().and_then(|status| {
-            let is_it = |o: &&AppliedObject| o.api_version == version && o.kind == kind && o.name == name;
+            let is_it =
+                |o: &&AppliedObject| o.api_version == version && o.kind == kind && o.name == name;
             status.objects.iter().find(is_it).map(|o| o.uid.clone())
         });
         all.push(ToApply { index, kind_key, name, object, known_uid });
@@ -215,7 +226,11 @@ pub fn conclude(facts: &Facts, plan: &Plan, applied: &[Applied], now: Time) -> D
     let mut notes = vec![];
     if old_reason.as_deref() != Some(reason.as_str()) && reason != Reason::ObjectsNotReady {
         let warning = stalled || reason == Reason::UnexpectedDelete;
-        notes.push(if warning { Note::warning(reason, message) } else { Note::normal(reason, message) });
+        notes.push(if warning {
+            Note::warning(reason, message)
+        } else {
+            Note::normal(reason, message)
+        });
     }
     Decision { status, notes, requeue: Duration::from_secs(seconds) }
 }
@@ -269,7 +284,9 @@ fn judge(applied: &[Applied]) -> (AppState, Reason, String, u64) {
             let message = format!("{} of {total} objects not ready; {first}", waiting.len());
             (AppState::Degraded, Reason::ObjectsNotReady, message, 5)
         }
-        None => (AppState::Active, Reason::Ready, format!("{total} objects applied and ready"), 300),
+        None => {
+            (AppState::Active, Reason::Ready, format!("{total} objects applied and ready"), 300)
+        }
     }
 }
 

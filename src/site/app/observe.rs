@@ -1,15 +1,20 @@
 //! What is so: one App, its site, and the kinds that its manifests name.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
-use kube::core::GroupVersionKind;
-use kube::discovery::{ApiResource, Scope, oneshot};
+use kube::discovery::ApiResource;
 use kube::{Resource, ResourceExt};
 
 use crate::api::{App, Site, names};
-use crate::cluster::{Context, During, Holder, Result, holders, is_not_found};
+use crate::cluster::{Context, During, Holder, Result, holders};
+
+/// How old the list of kinds may be for a kind that is in it.
+const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
+/// How old it may be for a kind that is not in it.
+const KINDS_ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Everything that the decision about an App needs.
 #[derive(Clone, Debug)]
@@ -57,7 +62,8 @@ pub async fn observe(ctx: &Context, namespace: &str, name: &str) -> Result<Optio
     let holders = holders(client, &app.spec.id).await?;
     let mut kinds = BTreeMap::new();
     for manifest in &app.spec.manifests {
-        let (Some(version), Some(kind)) = (manifest["apiVersion"].as_str(), manifest["kind"].as_str())
+        let (Some(version), Some(kind)) =
+            (manifest["apiVersion"].as_str(), manifest["kind"].as_str())
         else {
             continue;
         };
@@ -73,16 +79,15 @@ pub async fn observe(ctx: &Context, namespace: &str, name: &str) -> Result<Optio
 }
 
 async fn kind_facts(ctx: &Context, version: &str, kind: &str) -> Result<Option<KindFacts>> {
-    let (group, version) = version.split_once('/').unwrap_or(("", version));
-    let gvk = GroupVersionKind::gvk(group, version, kind);
-    match oneshot::pinned_kind(&ctx.client, &gvk).await {
-        Ok((resource, capabilities)) => {
-            Ok(Some(KindFacts { resource, namespaced: capabilities.scope == Scope::Namespaced }))
+    // A kind that was not there a moment ago may be there now: a CRD and its first object often
+    // arrive together.
+    for max_age in [KINDS_MAX_AGE, KINDS_ASK_AGAIN] {
+        if let Some(found) = ctx.kinds(max_age).await?.find(version, kind) {
+            let resource = found.resource.clone();
+            return Ok(Some(KindFacts { resource, namespaced: found.namespaced }));
         }
-        Err(kube::Error::Discovery(_)) => Ok(None),
-        Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(error).during(format!("look up the kind {kind} of {group}/{version}")),
     }
+    Ok(None)
 }
 
 /// Whether the App itself is being deleted.
