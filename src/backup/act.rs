@@ -1,5 +1,7 @@
 //! Collects a site, writes it to the store and reads it back.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
@@ -7,8 +9,7 @@ use serde_json::json;
 use super::decide::{Facts, Job, Outcome, Result as Made};
 use crate::api::{LastBackup, Protection, Reason, Site, VolumeProtection};
 use crate::cluster::collect::{Collection, Freshness, collect};
-use crate::cluster::discover::discover;
-use crate::cluster::{Context, During, Result, is_not_found};
+use crate::cluster::{Context, During, Error, Result, is_not_found};
 use crate::store::{Entry, Expected, Store, StoreError, Written};
 
 /// Makes a backup. Nothing of the site is written.
@@ -63,8 +64,11 @@ fn clamp(number: u64) -> i64 {
 }
 
 async fn gather(ctx: &Context, job: &Job) -> Result<Collection> {
-    let kinds = discover(&ctx.client).await?;
-    collect(&ctx.client, &kinds, &job.header.site.name, &job.namespaces, Freshness::Live).await
+    let site = &job.header.site.name;
+    let kinds = ctx.kinds(Duration::ZERO).await?;
+    collect(&ctx.client, &kinds, site, &job.namespaces, Freshness::Live)
+        .await
+        .map_err(|error| Error::answer(format!("collect the site {site}"), error))
 }
 
 async fn write(store: &Store, job: &Job, collection: Collection) -> Result<Written, StoreError> {
@@ -106,7 +110,10 @@ async fn volumes(ctx: &Context, collection: &Collection) -> Result<Vec<VolumePro
             }
         }
         let namespace = object.key.namespace.as_deref().unwrap_or_default();
-        all.push(VolumeProtection { claim: format!("{namespace}/{}", object.key.name), protection });
+        all.push(VolumeProtection {
+            claim: format!("{namespace}/{}", object.key.name),
+            protection,
+        });
     }
     Ok(all)
 }

@@ -179,8 +179,24 @@ pub fn report(facts: &Facts, outcome: &Outcome, now: Time) -> Decision {
             write_down(status, result);
             let written = format!("{} objects written", result.objects);
             let conditions = &mut status.conditions;
-            set(conditions, ConditionType::Succeeded, true, Reason::Written, &written, generation, now);
-            set(conditions, ConditionType::Verified, false, Reason::VerifyFailed, why, generation, now);
+            set(
+                conditions,
+                ConditionType::Succeeded,
+                true,
+                Reason::Written,
+                &written,
+                generation,
+                now,
+            );
+            set(
+                conditions,
+                ConditionType::Verified,
+                false,
+                Reason::VerifyFailed,
+                why,
+                generation,
+                now,
+            );
             decision.next = Next::Retry(why.clone());
             decision
         }
