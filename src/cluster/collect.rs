@@ -7,6 +7,7 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 
 use super::discover::{Kind, Kinds};
+use super::error::describe;
 use super::form::{ObjectKey, archived_form, object_digest, root_digest};
 use super::readiness::{is_finished, readiness};
 use crate::api::names;
@@ -22,7 +23,7 @@ const RESTARTS: usize = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// A kind cannot be listed.
-    #[error("failed to list {kind} in {namespace}: {source}")]
+    #[error("failed to list {kind} in {namespace}: {}", describe(source))]
     List {
         /// Kind, with its API version.
         kind: String,
@@ -32,7 +33,7 @@ pub enum CollectError {
         source: Box<kube::Error>,
     },
     /// An object cannot be read.
-    #[error("failed to read {kind} {name}: {source}")]
+    #[error("failed to read {kind} {name}: {}", describe(source))]
     Get {
         /// Kind.
         kind: &'static str,

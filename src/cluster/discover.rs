@@ -6,11 +6,13 @@ use kube::Client;
 use kube::core::discovery::v2::{APIGroupDiscovery, APIResourceDiscovery};
 use kube::discovery::ApiResource;
 
+use super::error::describe;
+
 /// Why the kinds are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// The API server did not tell.
-    #[error("failed to ask the API server for its kinds: {0}")]
+    #[error("failed to ask the API server for its kinds: {}", describe(.0))]
     Request(#[from] kube::Error),
     /// It answered, but not in the form that every supported release has.
     #[error(

@@ -66,7 +66,7 @@ impl<T> During<T> for std::result::Result<T, kube::Error> {
 }
 
 /// The message of an API error without the Rust around it; the whole chain of any other.
-fn describe(error: &kube::Error) -> String {
+pub(super) fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         error => {

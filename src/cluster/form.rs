@@ -265,7 +265,7 @@ fn remove_if_empty(map: &mut Map<String, Value>, field: &str) {
 }
 
 /// A digest as it is written: `sha256:` and 64 hexadecimal digits.
-fn written(hash: Sha256) -> String {
+pub fn digest_text(hash: Sha256) -> String {
     let mut text = String::with_capacity(71);
     text.push_str("sha256:");
     for byte in hash.finalize() {
@@ -285,7 +285,7 @@ pub fn object_digest(form: &Value) -> String {
 pub fn digest_of(bytes: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(bytes);
-    written(hash)
+    digest_text(hash)
 }
 
 /// One digest over many objects, the same in whatever order they come.
@@ -308,7 +308,7 @@ impl RootDigest {
             // Neither a key nor a digest can hold a line break or a space.
             hash.update(format!("{key} {digest}\n"));
         }
-        written(hash)
+        digest_text(hash)
     }
 }
 
