@@ -179,6 +179,42 @@ pub async fn status(c: &Cluster) {
     refused!(DeletionRequest, Backup, Restore, DeletionPolicy);
 }
 
+/// T4: a kind without its status subresource, so that any write could change the status.
+pub async fn status_without_subresource(c: &Cluster) {
+    let crds: Api<CustomResourceDefinition> = Api::all(c.admin.clone());
+    let original = site(c, "nosub").await;
+    let name = "sites.reprieve.dev";
+    let at = "/spec/versions/0/subresources";
+    json_patch(&crds, name, json!([{"op": "replace", "path": at, "value": {}}]))
+        .await
+        .expect("nothing forbids it yet");
+    let admin: Api<Site> = Api::all(c.admin.clone());
+    let operator: Api<Site> = Api::all(c.operator.clone());
+    // Once the operator's write of the status goes through, so would anybody's.
+    let held = phase("Held");
+    super::eventually("the subresource is gone", async || {
+        let site = merge(&operator, "nosub", held.clone()).await.expect("the operator may");
+        site.status.is_some()
+    })
+    .await;
+    denied(policy::STATUS, merge(&admin, "nosub", phase("Purging")).await);
+    denied(policy::STATUS, merge(&admin, "nosub", json!({"status": null})).await);
+    let mut with = site_json("nosub2", json!({}));
+    with["status"] = phase("Purging")["status"].clone();
+    denied(policy::STATUS, admin.create(&PostParams::default(), &object(with)).await);
+    merge(&admin, "nosub", json!({"spec": {"priority": 7}})).await.expect("an edit of the spec");
+    denied(policy::DELETE_ENTITIES, admin.delete("nosub", &DeleteParams::default()).await);
+    assert_eq!(admin.get("nosub").await.expect("is there").metadata.uid, original.metadata.uid);
+
+    json_patch(&crds, name, json!([{"op": "replace", "path": at, "value": {"status": {}}}]))
+        .await
+        .expect("put back");
+    super::eventually("the subresource is back", async || {
+        merge_status(&operator, "nosub", held.clone()).await.is_ok()
+    })
+    .await;
+}
+
 /// T4: deleting a kind would delete its objects past all other rules.
 pub async fn crds(c: &Cluster) {
     let p = policy::DELETE_CRDS;

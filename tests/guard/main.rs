@@ -113,6 +113,7 @@ async fn the_guard_holds_on_a_real_api_server() {
     requests::approvals(&c).await;
     requests::rejections(&c).await;
     people::roles(&c).await;
+    entities::status_without_subresource(&c).await;
     probes_bounce(&c).await;
     a_policy_that_is_gone_lets_its_probe_through(&c).await;
     c.sandbox.stop().expect("an end");

@@ -27,7 +27,7 @@ pub async fn request(c: &Cluster, name: &str) -> DeletionRequest {
 
 async fn plan(c: &Cluster, name: &str, digest: &str) {
     let head = json!({"requestUid": "u", "retentionSeconds": 1, "maxEntities": 1,
-        "policyName": "default", "policy": DeletionPolicySpec::built_in()});
+        "policyName": "default", "policy": DeletionPolicySpec::built_in(), "guard": "f"});
     let totals = json!({"entities": 0, "namespaces": 0, "apps": 0, "objects": 0, "bytes": 0});
     let plan = json!({"digest": digest, "head": head, "entities": [], "totals": totals});
     let api: Api<DeletionRequest> = Api::all(c.operator.clone());
