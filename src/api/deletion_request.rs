@@ -186,9 +186,6 @@ pub struct DeletionRequestStatus {
     /// The rejections. One ends the request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,
-    /// The guard as it was when the plan was made. A change of it voids the approvals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guard: Option<GuardRecord>,
     /// The window in which the entities are held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionWindow>,
@@ -276,6 +273,10 @@ pub struct PlanHead {
     /// UID of the policy. Absent: the built-in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_uid: Option<String>,
+    /// Digest over names, UIDs and generations of every admission policy and binding of the guard,
+    /// as they were when the plan was made: a guard that was taken away, even for a moment, gives
+    /// another digest, and the approvals of the old one are void.
+    pub guard: String,
     /// The policy's values when the plan was made. Stricter ones apply at once, weaker ones never.
     pub policy: DeletionPolicySpec,
 }
@@ -428,14 +429,6 @@ pub struct Rejection {
     pub reason: Option<String>,
     /// When the operator first saw it.
     pub time: Time,
-}
-
-/// The guard as it was when the plan was made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct GuardRecord {
-    /// Digest over names, UIDs and generations of every admission policy and binding.
-    pub fingerprint: String,
 }
 
 /// The window in which entities are held.

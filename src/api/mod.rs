@@ -26,9 +26,9 @@ pub use deletion_policy::{
     Environment, Quorum, Retention,
 };
 pub use deletion_request::{
-    Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase,
-    GuardRecord, Override, Plan, PlanApp, PlanBackup, PlanEntity, PlanHead, PlanTotals, Progress,
-    Refusal, RefusalCount, Rejection, RequestState, RetentionWindow, Target, TargetKind,
+    Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase, Override,
+    Plan, PlanApp, PlanBackup, PlanEntity, PlanHead, PlanTotals, Progress, Refusal, RefusalCount,
+    Rejection, RequestState, RetentionWindow, Target, TargetKind,
 };
 pub use reason::Reason;
 pub use restore::{

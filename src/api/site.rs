@@ -185,15 +185,19 @@ pub struct SiteRestore {
 }
 
 /// What a site holds, counted by the operator.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inventory {
     /// Number of Apps.
     pub apps: i64,
+    /// Number of Apps that are ready.
+    pub apps_ready: i64,
     /// Number of objects that a backup of the site would hold, controllers' derivations left out.
     pub objects: i64,
     /// Size of these objects as JSON, in bytes.
     pub bytes: i64,
+    /// When this was counted.
+    pub counted_time: Time,
 }
 
 /// The newest verified backup of a site.

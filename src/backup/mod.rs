@@ -1,3 +1,69 @@
 //! Backups: a site's objects, found by discovery, written to the store and read back.
 //!
-//! This room must not change anything of a site.
+//! This room must not change anything of a site but `status.lastBackup`.
+
+mod act;
+pub mod decide;
+mod observe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt};
+
+use crate::api::Backup;
+use crate::cluster::{Context, Error, Result, Shutdown, drive, write_status};
+use crate::store::Store;
+use decide::{Decision, Step};
+
+/// The limit of one reconciliation. A site is read, written and read back within it.
+const TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Runs the room until shutdown.
+pub async fn run(ctx: Context, store: Store, down: Shutdown) {
+    let backups: Api<DeserializeGuard<Backup>> = Api::all(ctx.client.clone());
+    let controller = Controller::new(backups, watcher::Config::default());
+    let context = ctx.clone();
+    drive("backup", controller, ctx, TIMEOUT, down, move |backup| {
+        reconcile(context.clone(), store.clone(), backup)
+    })
+    .await;
+}
+
+async fn reconcile(ctx: Context, store: Store, backup: Arc<Backup>) -> Result<Action> {
+    let Some(facts) = observe::observe(&ctx, &backup.name_any()).await? else {
+        return Ok(Action::await_change());
+    };
+    let decision = match decide::decide(&facts, ctx.now()) {
+        Step::Report(decision) => decision,
+        Step::Back(job) => {
+            let outcome = act::back_up(&ctx, &store, &job).await;
+            decide::report(&facts, &outcome, ctx.now())
+        }
+    };
+    finish(&ctx, &facts, decision).await
+}
+
+async fn finish(ctx: &Context, facts: &decide::Facts, decision: Decision) -> Result<Action> {
+    if let Some(last) = &decision.last_backup {
+        act::record_last_backup(ctx, facts, last).await?;
+    }
+    let api: Api<Backup> = Api::all(ctx.client.clone());
+    let old = facts.backup.status.as_ref();
+    write_status(&api, &facts.backup, old, &decision.status, false).await?;
+    for note in &decision.notes {
+        ctx.tell(&facts.backup, note).await;
+    }
+    match decision.next {
+        decide::Next::Done => Ok(Action::await_change()),
+        decide::Next::Wait(wait) => Ok(Action::requeue(wait)),
+        // An error, so that the driver waits longer each time.
+        decide::Next::Retry(why) => {
+            let doing = format!("back up the site {}", facts.backup.spec.site_ref.name);
+            Err(Error::Answer { doing, what: why })
+        }
+    }
+}

@@ -39,8 +39,9 @@ pub fn generated_files() -> Vec<Generated> {
         let file = format!("deploy/admission/{}.yaml", policy.name);
         generated(file, &[policy.object, binding.object])
     });
-    let roles = generated("deploy/rbac/people.yaml", &guard::people_roles());
-    crds.chain(admission).chain([roles]).collect()
+    let operator = generated("deploy/rbac/operator.yaml", &guard::operator_rbac());
+    let people = generated("deploy/rbac/people.yaml", &guard::people_roles());
+    crds.chain(admission).chain([operator, people]).collect()
 }
 
 fn generated<T: Serialize>(path: impl Into<PathBuf>, objects: &[T]) -> Generated {

@@ -1,3 +1,27 @@
 //! What every room needs of Kubernetes: applying, discovery, back-off, events, live reads.
 //!
 //! This room takes no decision about a tenant's data, and must not know the rooms that do.
+
+mod clock;
+pub mod collect;
+mod context;
+pub mod discover;
+mod driver;
+mod error;
+pub mod form;
+mod guard;
+mod lookup;
+pub mod metrics;
+pub mod readiness;
+mod write;
+
+pub use clock::api_server_time;
+pub use context::{Context, Note};
+pub use driver::{Shutdown, drive, shutdown};
+pub use error::{During, Error, Result, denied, is_conflict, is_not_found};
+pub use guard::{GuardState, ProbeTargets, observe_guard};
+pub use lookup::{Holder, holders, lookup};
+pub use metrics::Metrics;
+pub use write::{
+    Exact, create_if_absent, delete_exact, merge_diff, patch_exact, set_finalizer, write_status,
+};

@@ -17,12 +17,14 @@ mod compare;
 mod entities;
 mod namespaces;
 mod object;
+mod operator;
 mod probe;
 mod requests;
 mod roles;
 
 pub use compare::{Difference, difference};
 pub use object::{GuardKind, GuardObject, GuardPolicy};
+pub use operator::operator_rbac;
 pub use probe::{Probe, ProbeRequest, is_denied_by, probes};
 pub use roles::people_roles;
 

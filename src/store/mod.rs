@@ -1,3 +1,148 @@
 //! The archive of a site's objects and the object store in which it lies.
 //!
 //! This room must not talk to a cluster: what goes into an archive is handed to it.
+//!
+//! # Layout
+//! ```text
+//! sites/<id>/<backup>.<uid>.jsonl.zst   one archive per backup, see [`archive`]
+//! sites/<id>/<backup>.<uid>.json        its catalogue entry, written once it was read back
+//! probe                                 written and read back when the store is opened
+//! ```
+//! `<id>` is the site's id and `<backup>` the Backup's name, encoded by [`layout`]: any id is one
+//! path segment of a length that every file system takes, two ids never share one, and no id can
+//! point out of the store. The UID is the Backup's own, so that a Backup that is made again under
+//! an old name never writes over the old archive.
+
+pub mod archive;
+pub mod catalogue;
+mod error;
+pub mod layout;
+mod reader;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use url::Url;
+
+pub use archive::{Archive, Entry, Header, Identity, Manifest};
+pub use catalogue::CatalogueEntry;
+pub use error::{Damage, StoreError};
+pub use reader::{ArchiveReader, Expected};
+pub use writer::{ArchiveWriter, Written};
+
+/// The object store in which the archives lie.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    url: String,
+}
+
+impl Store {
+    /// Opens the store at this URL, and proves that it can be written and read.
+    ///
+    /// # Errors
+    /// A URL of another form than `file:///path`, a folder that is not there, and a store that
+    /// cannot be written or read back.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let bad = |why: String| StoreError::BadUrl { url: url.to_owned(), why };
+        let parsed = Url::parse(url).map_err(|error| bad(error.to_string()))?;
+        if parsed.scheme() != "file" {
+            return Err(bad(format!("the scheme {:?} is not known: use file://", parsed.scheme())));
+        }
+        let folder = parsed
+            .to_file_path()
+            .map_err(|()| bad("use an absolute path, as in file:///backups".to_owned()))?;
+        // An absent folder is more likely a volume that is not mounted than a wish for a new one.
+        if !folder.is_dir() {
+            return Err(bad(format!("{} is not a folder", folder.display())));
+        }
+        let objects = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|error| bad(error.to_string()))?
+            // A purge relies on what is written here: it must survive a crash of the machine.
+            .with_fsync(true);
+        let store = Self::over(Arc::new(objects), url);
+        store.probe().await?;
+        Ok(store)
+    }
+
+    /// A store over this backend; `url` is for messages alone.
+    pub(crate) fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, url: url.to_owned() }
+    }
+
+    /// The URL that was opened.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Writes a small object and reads it back.
+    ///
+    /// # Errors
+    /// The store cannot be written, or gives back something else.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        const PROBE: &[u8] = b"Reprieve can write here.\n";
+        let path = Path::from("probe");
+        let payload = PutPayload::from_static(PROBE);
+        let error = |source| StoreError::unwritable(&self.url, source);
+        self.objects.put(&path, payload).await.map_err(error)?;
+        let read = self.objects.get(&path).await.map_err(error)?.bytes().await.map_err(error)?;
+        if read != PROBE {
+            return Err(StoreError::Unwritable {
+                url: self.url.clone(),
+                why: "it gave back something else than was written".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins an archive at this place. Nothing is seen there until it is finished.
+    ///
+    /// # Errors
+    /// A place that is no path of the store.
+    pub fn write(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
+        ArchiveWriter::new(self.objects.clone(), &self.url, location, header)
+    }
+
+    /// Begins to read an archive. Its header is checked at once, every object as it is read, and
+    /// counts and root digest at the end: nothing of it may be trusted before that.
+    ///
+    /// # Errors
+    /// No such archive, another one than expected, or a store that does not answer.
+    pub async fn read(
+        &self,
+        location: &str,
+        expected: Expected,
+    ) -> Result<ArchiveReader, StoreError> {
+        ArchiveReader::open(&*self.objects, &self.url, location, expected).await
+    }
+
+    /// Reads an archive to its end and keeps nothing: proves that it is whole and what it says.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub async fn verify(&self, location: &str, expected: Expected) -> Result<Manifest, StoreError> {
+        let mut reader = self.read(location, expected).await?;
+        while reader.next().await?.is_some() {}
+        reader.into_manifest()
+    }
+
+    /// Reads a whole archive into memory, verified to its end.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub async fn load(&self, location: &str, expected: Expected) -> Result<Archive, StoreError> {
+        let mut reader = self.read(location, expected).await?;
+        let mut entries = vec![];
+        while let Some(entry) = reader.next().await? {
+            entries.push(entry);
+        }
+        let header = reader.header().clone();
+        Ok(Archive { header, entries, manifest: reader.into_manifest()? })
+    }
+}

@@ -1,0 +1,417 @@
+//! The archived form of an object, and digests over it: what Reprieve means by *equal*.
+//!
+//! Two objects are equal when their archived forms are. The form has no `status`, nothing that
+//! only the cluster writes, and owner references by name. What the cluster assigns *into the spec*
+//! stays where a restore gives it back (cluster IPs, node ports, a claim's volume); what it would
+//! only assign anew goes, by the short table in [`assigned_by_the_cluster`].
+//!
+//! Pure: no client and no clock.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use crate::api::names;
+
+/// Which object of a site: kind, namespace and name. Not the version, which may change with an
+/// upgrade of the cluster while the object stays the same one.
+///
+/// Written as `Deployment.apps/acme/web`, `ConfigMap/acme/settings`, `Namespace/acme`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectKey {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace. None: cluster-scoped.
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// The key of this object. None when it lacks `apiVersion`, `kind` or a name.
+    pub fn of(object: &Value) -> Option<Self> {
+        let api_version = object["apiVersion"].as_str()?;
+        let text = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+        Some(Self {
+            group: api_version.split_once('/').map_or("", |(group, _)| group).to_owned(),
+            kind: text(&object["kind"])?,
+            namespace: text(&object["metadata"]["namespace"]),
+            name: text(&object["metadata"]["name"])?,
+        })
+    }
+
+    /// Whether this is the key of an object of this group and kind.
+    pub fn is(&self, group: &str, kind: &str) -> bool {
+        self.group == group && self.kind == kind
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        if let Some(namespace) = &self.namespace {
+            write!(f, "/{namespace}")?;
+        }
+        write!(f, "/{}", self.name)
+    }
+}
+
+impl FromStr for ObjectKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (kind, namespace, name) = match parts.as_slice() {
+            [kind, name] => (*kind, None, *name),
+            [kind, namespace, name] => (*kind, Some(*namespace), *name),
+            _ => return Err(format!("{text:?} is not the key of an object")),
+        };
+        if [kind, name, namespace.unwrap_or("x")].iter().any(|part| part.is_empty()) {
+            return Err(format!("{text:?} is not the key of an object"));
+        }
+        let (kind, group) = kind.split_once('.').unwrap_or((kind, ""));
+        Ok(Self {
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// In the order of the written form, so that a sorted list reads as sorted.
+impl Ord for ObjectKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.to_string().cmp(&other.to_string())
+    }
+}
+
+impl PartialOrd for ObjectKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Serialize for ObjectKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Metadata that only the cluster writes.
+const CLUSTER_METADATA: [&str; 8] = [
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+    "selfLink",
+];
+
+/// Annotations that the operator, or a controller, writes anew.
+const DERIVED_ANNOTATIONS: [&str; 9] = [
+    names::ANNOTATION_PURGE,
+    names::ANNOTATION_RESTORE,
+    "deployment.kubernetes.io/revision",
+    "pv.kubernetes.io/bind-completed",
+    "pv.kubernetes.io/bound-by-controller",
+    "volume.kubernetes.io/selected-node",
+    "volume.kubernetes.io/storage-resizer",
+    "volume.kubernetes.io/storage-provisioner",
+    "volume.beta.kubernetes.io/storage-provisioner",
+];
+
+/// Finalizers that tell of a deletion under way, or that the operator puts on by itself.
+const DERIVED_FINALIZERS: [&str; 3] = [names::FINALIZER, "foregroundDeletion", "orphan"];
+
+/// Labels of a Job's Pods that carry the Job's UID or repeat its name.
+const JOB_LABELS: [&str; 4] = [
+    "controller-uid",
+    "batch.kubernetes.io/controller-uid",
+    "job-name",
+    "batch.kubernetes.io/job-name",
+];
+
+/// An object in its archived form. Applying it again changes nothing.
+pub fn archived_form(mut object: Value) -> Value {
+    let Some(root) = object.as_object_mut() else { return object };
+    root.remove("status");
+    if let Some(metadata) = root.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in CLUSTER_METADATA {
+            metadata.remove(field);
+        }
+        remove_entries(metadata, "annotations", &DERIVED_ANNOTATIONS);
+        retain_items(metadata, "finalizers", |item| {
+            !item.as_str().is_some_and(|name| DERIVED_FINALIZERS.contains(&name))
+        });
+        if let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
+            for owner in owners.iter_mut().filter_map(Value::as_object_mut) {
+                owner.remove("uid");
+            }
+        }
+        for field in ["annotations", "labels", "finalizers", "ownerReferences"] {
+            remove_if_empty(metadata, field);
+        }
+    }
+    assigned_by_the_cluster(&mut object);
+    object
+}
+
+/// The table: what the cluster assigns outside `status` and metadata, and would assign anew.
+/// Everything else that it assigns (cluster IPs, node ports, a claim's volume) is kept, because a
+/// restore sends it along.
+fn assigned_by_the_cluster(object: &mut Value) {
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let kind = object["kind"].as_str().unwrap_or_default();
+    match (group, kind) {
+        ("", "Namespace") => {
+            // Namespaces are finalized through a subresource of their own.
+            remove_at(object, &["spec"], "finalizers");
+            if let Some(root) = object.as_object_mut() {
+                remove_if_empty(root, "spec");
+            }
+            remove_at(object, &["metadata", "labels"], "kubernetes.io/metadata.name");
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                remove_if_empty(metadata, "labels");
+            }
+        }
+        // Which node a Pod got.
+        ("", "Pod") => remove_at(object, &["spec"], "nodeName"),
+        // The selector and the labels that tell this Job's Pods from those of any other: by UID.
+        ("batch", "Job") if object["spec"]["manualSelector"] != true => {
+            remove_at(object, &["spec"], "selector");
+            let template = object.pointer_mut("/spec/template/metadata");
+            if let Some(metadata) = template.and_then(Value::as_object_mut) {
+                remove_entries(metadata, "labels", &JOB_LABELS);
+                remove_if_empty(metadata, "labels");
+                metadata.remove("creationTimestamp");
+            }
+            let own = object.get_mut("metadata").and_then(Value::as_object_mut);
+            if let Some(metadata) = own {
+                remove_entries(metadata, "labels", &JOB_LABELS);
+                remove_if_empty(metadata, "labels");
+            }
+        }
+        // Token Secrets are not archived, so an account must not name them.
+        ("", "ServiceAccount") => {
+            let prefix =
+                format!("{}-token-", object["metadata"]["name"].as_str().unwrap_or_default());
+            if let Some(root) = object.as_object_mut() {
+                retain_items(root, "secrets", |item| {
+                    !item["name"].as_str().is_some_and(|name| name.starts_with(&prefix))
+                });
+                remove_if_empty(root, "secrets");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn remove_at(object: &mut Value, path: &[&str], field: &str) {
+    let mut place = object;
+    for step in path {
+        match place.get_mut(*step) {
+            Some(inner) => place = inner,
+            None => return,
+        }
+    }
+    if let Some(map) = place.as_object_mut() {
+        map.remove(field);
+    }
+}
+
+fn remove_entries(map: &mut Map<String, Value>, field: &str, names: &[&str]) {
+    if let Some(entries) = map.get_mut(field).and_then(Value::as_object_mut) {
+        for name in names {
+            entries.remove(*name);
+        }
+    }
+}
+
+fn retain_items(map: &mut Map<String, Value>, field: &str, keep: impl Fn(&Value) -> bool) {
+    if let Some(items) = map.get_mut(field).and_then(Value::as_array_mut) {
+        items.retain(keep);
+    }
+}
+
+fn remove_if_empty(map: &mut Map<String, Value>, field: &str) {
+    let empty = match map.get(field) {
+        Some(Value::Object(inner)) => inner.is_empty(),
+        Some(Value::Array(inner)) => inner.is_empty(),
+        Some(Value::Null) => true,
+        _ => false,
+    };
+    if empty {
+        map.remove(field);
+    }
+}
+
+/// A digest as it is written: `sha256:` and 64 hexadecimal digits.
+pub fn digest_text(hash: Sha256) -> String {
+    let mut text = String::with_capacity(71);
+    text.push_str("sha256:");
+    for byte in hash.finalize() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// The digest of an object in its archived form: SHA-256 over its canonical JSON, which is
+/// compact and has sorted keys. `serde_json` sorts the keys of its maps by itself as long as no
+/// crate of the build switches its feature `preserve_order` on; a test here would notice.
+pub fn object_digest(form: &Value) -> String {
+    digest_of(form.to_string().as_bytes())
+}
+
+/// The digest of these bytes.
+pub fn digest_of(bytes: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(bytes);
+    digest_text(hash)
+}
+
+/// One digest over many objects, the same in whatever order they come.
+#[derive(Clone, Debug, Default)]
+pub struct RootDigest {
+    leaves: Vec<(String, String)>,
+}
+
+impl RootDigest {
+    /// Takes an object in.
+    pub fn add(&mut self, key: &ObjectKey, digest: &str) {
+        self.leaves.push((key.to_string(), digest.to_owned()));
+    }
+
+    /// The digest over all that was taken in.
+    pub fn finish(mut self) -> String {
+        self.leaves.sort();
+        let mut hash = Sha256::new();
+        for (key, digest) in self.leaves {
+            // Neither a key nor a digest can hold a line break or a space.
+            hash.update(format!("{key} {digest}\n"));
+        }
+        digest_text(hash)
+    }
+}
+
+/// The root digest over these objects, whatever their order.
+pub fn root_digest<'a>(leaves: impl IntoIterator<Item = (&'a ObjectKey, &'a str)>) -> String {
+    let mut root = RootDigest::default();
+    for (key, digest) in leaves {
+        root.add(key, digest);
+    }
+    root.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn maps_are_sorted_whoever_builds_them() {
+        let text = r#"{"b":{"d":1,"c":2},"a":[{"z":1,"y":2}]}"#;
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(value.to_string(), r#"{"a":[{"y":2,"z":1}],"b":{"c":2,"d":1}}"#);
+    }
+
+    #[test]
+    fn what_the_cluster_owns_is_no_part_of_the_form() {
+        let live = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {
+                "name": "web", "namespace": "acme", "uid": "u", "resourceVersion": "5", "generation": 2,
+                "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{}],
+                "annotations": {"deployment.kubernetes.io/revision": "3", "reprieve.dev/restore": "r"},
+                "finalizers": ["reprieve.dev/retention"],
+                "labels": {"app": "web"},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "root", "uid": "x", "controller": true, "blockOwnerDeletion": true}],
+            },
+            "spec": {"replicas": 2},
+            "status": {"replicas": 2},
+        });
+        let form = archived_form(live);
+        assert_eq!(
+            form,
+            json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {
+                    "name": "web", "namespace": "acme", "labels": {"app": "web"},
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "root", "controller": true, "blockOwnerDeletion": true}],
+                },
+                "spec": {"replicas": 2},
+            })
+        );
+        assert_eq!(archived_form(form.clone()), form, "applying it twice changes nothing");
+    }
+
+    #[test]
+    fn what_the_cluster_assigns_anew() {
+        let rows = [
+            (
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"kubernetes.io/metadata.name": "a"}}, "spec": {"finalizers": ["kubernetes"]}}),
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}),
+            ),
+            (
+                json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"selector": {}, "template": {"metadata": {"labels": {"job-name": "j", "controller-uid": "u", "mine": "1"}}}}}),
+                json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": {"metadata": {"labels": {"mine": "1"}}}}}),
+            ),
+            (
+                json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"manualSelector": true, "selector": {"a": 1}}}),
+                json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"manualSelector": true, "selector": {"a": 1}}}),
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s"}, "secrets": [{"name": "s-token-x1"}]}),
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s"}}),
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s"}, "secrets": [{"name": "pull"}]}),
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s"}, "secrets": [{"name": "pull"}]}),
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c", "annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "pv1"}}),
+                json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": {"volumeName": "pv1"}}),
+            ),
+        ];
+        for (live, form) in rows {
+            assert_eq!(archived_form(live), form);
+        }
+    }
+
+    #[test]
+    fn equal_content_has_an_equal_digest_in_any_order() {
+        let key = |name: &str| -> ObjectKey { format!("ConfigMap/acme/{name}").parse().unwrap() };
+        let (a, b) = (key("a"), key("b"));
+        assert_eq!(root_digest([(&a, "1"), (&b, "2")]), root_digest([(&b, "2"), (&a, "1")]));
+        assert_ne!(root_digest([(&a, "1"), (&b, "2")]), root_digest([(&a, "2"), (&b, "1")]));
+        assert!(root_digest([]).starts_with("sha256:"));
+    }
+
+    #[test]
+    fn keys_can_be_read_back() {
+        for text in ["Deployment.apps/acme/web", "ConfigMap/acme/system:x", "Namespace/acme"] {
+            assert_eq!(text.parse::<ObjectKey>().unwrap().to_string(), text);
+        }
+        for text in ["", "ConfigMap", "A/b/c/d", "A//c", "/a/b"] {
+            assert!(text.parse::<ObjectKey>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Whether the guard is in force: what is live compared with what was generated, and probes.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+
+use super::form::digest_of;
+use super::{During, Exact, Result};
+use crate::api::{DeletionRequest, Site};
+use crate::guard::{self, GuardKind, Probe, ProbeRequest, difference, is_denied_by};
+
+/// What is so with the guard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardState {
+    /// What is wrong with it, in words; empty when it is in force.
+    pub problems: Vec<String>,
+    /// Digest over the names, UIDs and generations of what is live: whatever is changed and put
+    /// back has another one.
+    pub fingerprint: String,
+}
+
+/// Objects on which probes may be tried, as dry runs.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeTargets {
+    /// The request at hand.
+    pub request: Option<Exact>,
+    /// A Site that is not being purged.
+    pub site: Option<Exact>,
+    /// A namespace of a site, not being purged.
+    pub namespace: Option<Exact>,
+}
+
+/// Reads the guard live, and tries it.
+///
+/// # Errors
+/// A read that fails. A guard that is not in force is no error but a fact.
+pub async fn observe_guard(client: &Client, targets: &ProbeTargets) -> Result<GuardState> {
+    let mut state = GuardState::default();
+    let mut lists: BTreeMap<GuardKind, Option<Vec<DynamicObject>>> = BTreeMap::new();
+    let mut seen = String::new();
+    for object in guard::objects() {
+        let live = match lists.entry(object.kind) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(list(client, object.kind).await?),
+        };
+        let Some(live) = live else {
+            // A kind that this release of Kubernetes does not serve.
+            if object.kind.required() {
+                state.problems.push(format!("the cluster does not serve {}", object.kind));
+            }
+            continue;
+        };
+        let Some(live) = live.iter().find(|o| o.name_any() == object.name) else {
+            state.problems.push(format!("{} {} is not installed", object.kind, object.name));
+            continue;
+        };
+        if live.meta().deletion_timestamp.is_some() {
+            state.problems.push(format!("{} {} is being deleted", object.kind, object.name));
+        }
+        if let Some(what) = difference(&object.spec, &live.data["spec"]) {
+            state.problems.push(format!("{} {}: {what}", object.kind, object.name));
+        }
+        let uid = live.uid().unwrap_or_default();
+        let generation = live.meta().generation.unwrap_or_default();
+        seen.push_str(&format!("{} {} {uid} {generation}\n", object.kind, object.name));
+    }
+    state.fingerprint = digest_of(seen.as_bytes());
+    // Probes need a guard that is there; without one they would only say so again.
+    if state.problems.is_empty() {
+        for probe in guard::probes() {
+            if let Some(problem) = try_probe(client, &probe, targets).await? {
+                state.problems.push(problem);
+            }
+        }
+    }
+    Ok(state)
+}
+
+async fn list(client: &Client, kind: GuardKind) -> Result<Option<Vec<DynamicObject>>> {
+    let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind.as_str());
+    let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    match api.list(&Default::default()).await {
+        Ok(list) => Ok(Some(list.items)),
+        Err(error) if super::is_not_found(&error) => Ok(None),
+        Err(error) => Err(error).during(format!("list every {kind}")),
+    }
+}
+
+/// Sends a dry run that must bounce. Answers what is wrong if it does not.
+async fn try_probe(
+    client: &Client,
+    probe: &Probe,
+    targets: &ProbeTargets,
+) -> Result<Option<String>> {
+    let patch = |exact: &Exact, body: &Value| -> (String, Patch<Value>) {
+        (exact.name.clone(), Patch::Merge(body.clone()))
+    };
+    let dry = PatchParams { dry_run: true, ..Default::default() };
+    let result = match &probe.request {
+        ProbeRequest::DeleteSite => match &targets.site {
+            Some(site) => delete(&Api::<Site>::all(client.clone()), site).await,
+            None => return Ok(None),
+        },
+        ProbeRequest::DeleteNamespace => match &targets.namespace {
+            Some(namespace) => delete(&Api::<Namespace>::all(client.clone()), namespace).await,
+            None => return Ok(None),
+        },
+        ProbeRequest::PatchSite(body) => match &targets.site {
+            Some(site) => {
+                let (name, body) = patch(site, body);
+                Api::<Site>::all(client.clone()).patch(&name, &dry, &body).await.map(drop)
+            }
+            None => return Ok(None),
+        },
+        ProbeRequest::PatchDeletionRequest(body) => match &targets.request {
+            Some(request) => {
+                let (name, body) = patch(request, body);
+                let api = Api::<DeletionRequest>::all(client.clone());
+                api.patch(&name, &dry, &body).await.map(drop)
+            }
+            None => return Ok(None),
+        },
+    };
+    match result {
+        Ok(()) => Ok(Some(format!("{} lets a forbidden request pass", probe.policy))),
+        Err(kube::Error::Api(status)) if is_denied_by(&status.message, probe.policy) => Ok(None),
+        Err(kube::Error::Api(status)) if status.code < 500 => Ok(Some(format!(
+            "{} did not refuse a forbidden request; instead: {}",
+            probe.policy, status.message
+        ))),
+        Err(error) => Err(error).during(format!("probe {}", probe.policy)),
+    }
+}
+
+/// A DELETE as a dry run, bound to the UID, so that not even a mistake here can do harm.
+async fn delete<K>(api: &Api<K>, exact: &Exact) -> kube::Result<()>
+where
+    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let params = DeleteParams {
+        dry_run: true,
+        preconditions: Some(Preconditions { uid: Some(exact.uid.clone()), resource_version: None }),
+        ..Default::default()
+    };
+    api.delete(&exact.name, &params).await.map(drop)
+}

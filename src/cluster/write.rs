@@ -1,0 +1,194 @@
+//! Writes that say what they were decided on: UID and resourceVersion go with each.
+
+use std::fmt::Debug;
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::{During, Result, is_conflict, is_not_found};
+use crate::api::names;
+
+/// The object that a write was decided on: its name, and what tells it from a later one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exact {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// The resourceVersion at which the decision was made.
+    pub resource_version: String,
+}
+
+impl Exact {
+    /// What this object was when it was read.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self {
+            name: object.name_any(),
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+        }
+    }
+
+    fn metadata(&self) -> Value {
+        json!({ "uid": self.uid, "resourceVersion": self.resource_version })
+    }
+}
+
+/// The JSON merge patch (RFC 7396) that makes `new` of `old`; none when they are equal.
+pub fn merge_diff(old: &Value, new: &Value) -> Option<Value> {
+    if old == new {
+        return None;
+    }
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        return Some(new.clone());
+    };
+    let mut patch = Map::new();
+    for (key, value) in new {
+        match old.get(key) {
+            Some(before) => {
+                if let Some(diff) = merge_diff(before, value) {
+                    patch.insert(key.clone(), diff);
+                }
+            }
+            None => {
+                patch.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        patch.insert(key.clone(), Value::Null);
+    }
+    Some(Value::Object(patch))
+}
+
+/// Writes what differs between two statuses of one object, if anything does. Rooms that share a
+/// status do not touch each other's fields. Carries the UID always, and the resourceVersion when
+/// `strict`: then a write decided on an old object answers with a conflict.
+///
+/// # Errors
+/// Any answer but success.
+pub async fn write_status<K, S>(
+    api: &Api<K>,
+    object: &K,
+    old: Option<&S>,
+    new: &S,
+    strict: bool,
+) -> Result<Option<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+    S: Serialize,
+{
+    let old = old.map_or(json!({}), |s| json!(s));
+    let Some(patch) = merge_diff(&old, &json!(new)) else {
+        return Ok(None);
+    };
+    let exact = Exact::of(object);
+    let mut metadata = json!({ "uid": exact.uid });
+    if strict {
+        metadata = exact.metadata();
+    }
+    let body = json!({ "metadata": metadata, "status": patch });
+    api.patch_status(&exact.name, &PatchParams::default(), &Patch::Merge(&body))
+        .await
+        .during(format!("write the status of {}", exact.name))
+        .map(Some)
+}
+
+/// Merges `patch` into the object, if it is still the one that was read.
+///
+/// # Errors
+/// Any answer but success; a conflict when the object has changed since.
+pub async fn patch_exact<K>(api: &Api<K>, exact: &Exact, mut patch: Value) -> Result<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let metadata = &mut patch["metadata"];
+    metadata["uid"] = json!(exact.uid);
+    metadata["resourceVersion"] = json!(exact.resource_version);
+    let params =
+        PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..Default::default() };
+    api.patch(&exact.name, &params, &Patch::Merge(&patch))
+        .await
+        .during(format!("change {}", exact.name))
+}
+
+/// Adds our finalizer to the object, or removes it, if the object is still the one that was read.
+/// Answers whether there was anything to do.
+///
+/// # Errors
+/// Any answer but success; a conflict when the object has changed since.
+pub async fn set_finalizer<K>(api: &Api<K>, object: &K, present: bool) -> Result<bool>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let mut finalizers = object.finalizers().to_vec();
+    if finalizers.iter().any(|f| f == names::FINALIZER) == present {
+        return Ok(false);
+    }
+    if present {
+        finalizers.push(names::FINALIZER.to_owned());
+    } else {
+        finalizers.retain(|f| f != names::FINALIZER);
+    }
+    let patch = json!({ "metadata": { "finalizers": finalizers } });
+    patch_exact(api, &Exact::of(object), patch).await.map(|_| true)
+}
+
+/// Creates an object; one that is there already is left as it is. Answers whether it was created.
+///
+/// # Errors
+/// Any answer but success or "already exists".
+pub async fn create_if_absent<K>(api: &Api<K>, object: &K) -> Result<bool>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Serialize,
+{
+    let params =
+        PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..Default::default() };
+    match api.create(&params, object).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_conflict(&error) => Ok(false),
+        Err(error) => Err(error).during(format!("create {}", object.name_any())),
+    }
+}
+
+/// Deletes exactly the object that the decision was made on, in the background. Answers false when
+/// it is gone already.
+///
+/// # Errors
+/// Any answer but success or "not found"; a conflict when the object has changed since.
+pub async fn delete_exact<K>(api: &Api<K>, exact: &Exact) -> Result<bool>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(exact.uid.clone()),
+            resource_version: Some(exact.resource_version.clone()),
+        }),
+        ..DeleteParams::background()
+    };
+    match api.delete(&exact.name, &params).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_not_found(&error) => Ok(false),
+        Err(error) => Err(error).during(format!("delete {}", exact.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_patch_has_what_differs_and_nothing_else() {
+        let old = json!({ "a": 1, "b": { "c": 1, "d": 2 }, "gone": true, "list": [1, 2] });
+        let new = json!({ "a": 1, "b": { "c": 1, "d": 3 }, "new": "x", "list": [1] });
+        assert_eq!(
+            merge_diff(&old, &new),
+            Some(json!({ "b": { "d": 3 }, "new": "x", "gone": null, "list": [1] }))
+        );
+        assert_eq!(merge_diff(&old, &old), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! What is applied for an App: server-side, as the App's own account.
+
+use http::HeaderValue;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, Request};
+use kube::{Resource, ResourceExt};
+
+use super::decide::{Applied, Plan, ToApply};
+use super::observe::Facts;
+use crate::api::{App, AppliedObject, names};
+use crate::cluster::readiness::{Readiness, readiness};
+use crate::cluster::{Context, During, Result, denied, set_finalizer};
+
+/// Carries the plan out and tells what became of each object. An object that the API server
+/// refuses does not stop the others.
+///
+/// # Errors
+/// A request that got no answer, or one that says nothing about the object.
+pub async fn act(ctx: &Context, facts: &Facts, plan: &Plan) -> Result<Vec<Applied>> {
+    let Plan::Apply { add_finalizer, objects } = plan else {
+        return Ok(vec![]);
+    };
+    let app = &facts.app;
+    if *add_finalizer {
+        let api: Api<App> =
+            Api::namespaced(ctx.client.clone(), &app.namespace().unwrap_or_default());
+        set_finalizer(&api, app, true).await?;
+    }
+    let mut all = vec![];
+    for object in objects {
+        all.push(apply(ctx, facts, object).await?);
+    }
+    Ok(all)
+}
+
+async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied> {
+    let namespace = facts.app.namespace().unwrap_or_default();
+    let resource = &facts.kinds[&wanted.kind_key].resource;
+    let account = &facts.app.spec.service_account_name;
+    let doing = format!("apply {} {}", resource.kind, wanted.name);
+    // What the App applied before is its own, and taken back from whoever changed it; anything
+    // else is not taken from its owner.
+    let mut params = PatchParams::apply(names::FIELD_MANAGER);
+    params.force = wanted.known_uid.is_some();
+    let request = Request::new(DynamicObject::url_path(resource, Some(&namespace)))
+        .patch(&wanted.name, &params, &Patch::Apply(&wanted.object))
+        .map_err(kube::Error::BuildRequest)
+        .during(&doing)?;
+    let (mut parts, body) = request.into_parts();
+    // Impersonation: nobody can do through an App what its account may not.
+    let user = format!("{}{namespace}:{account}", names::SERVICE_ACCOUNT_PREFIX);
+    let Ok(user) = HeaderValue::from_str(&user) else {
+        let message = format!("serviceAccountName {account:?} is no account's name");
+        return Ok(Applied::Failed { index: wanted.index, message });
+    };
+    parts.headers.insert("Impersonate-User", user);
+    let request = http::Request::from_parts(parts, body);
+    match ctx.client.request::<DynamicObject>(request).await {
+        Ok(live) => {
+            let waiting_for = match readiness(&serde_json::to_value(&live).unwrap_or_default()) {
+                Readiness::Ready => None,
+                Readiness::NotReady(why) => Some(why),
+            };
+            Ok(Applied::Done {
+                object: AppliedObject {
+                    api_version: resource.api_version.clone(),
+                    kind: resource.kind.clone(),
+                    name: wanted.name.clone(),
+                    uid: live.uid().unwrap_or_default(),
+                    waiting_for,
+                },
+            })
+        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 400..=499) && status.code != 429 => {
+            let message =
+                denied(&kube::Error::Api(status.clone())).unwrap_or(&status.message).to_owned();
+            Ok(Applied::Failed { index: wanted.index, message })
+        }
+        Err(error) => Err(error).during(doing),
+    }
+}

@@ -1,0 +1,145 @@
+//! What is so: one Site, its namespaces and what is in them.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::Api;
+use kube::api::ListParams;
+
+use crate::api::{App, ConditionType, Conditions, DeletionPolicy, Inventory, Site, names};
+use crate::cluster::collect::{CollectError, Freshness, collect};
+use crate::cluster::{Context, During, Error, Holder, Result, holders};
+
+/// Everything that the decision about a Site needs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The Site, read live.
+    pub site: Site,
+    /// Its namespaces, in the order of the spec.
+    pub namespaces: Vec<NamespaceFacts>,
+    /// Every entity that has the Site's id, the Site itself among them.
+    pub holders: Vec<Holder>,
+    /// Whether the policy that it names exists, or is the built-in default.
+    pub policy_exists: bool,
+    /// Whether each App in its namespaces is ready.
+    pub apps: Vec<AppFacts>,
+    /// What it holds, where that was counted now.
+    pub inventory: Option<Inventory>,
+}
+
+/// One namespace of a Site.
+#[derive(Clone, Debug)]
+pub struct NamespaceFacts {
+    /// Its name.
+    pub name: String,
+    /// The namespace, where it exists.
+    pub live: Option<Namespace>,
+    /// Whether the account for Apps and its binding are there.
+    pub has_account: bool,
+}
+
+/// One App of a Site.
+#[derive(Clone, Debug)]
+pub struct AppFacts {
+    /// Its name.
+    pub name: String,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// How old an inventory may become while nothing is seen to change.
+const INVENTORY_MAX_AGE_SECONDS: i64 = 600;
+/// How old the list of kinds may be for counting.
+const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Reads it; none when the Site is gone.
+///
+/// # Errors
+/// Any read that fails.
+pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
+    let client = &ctx.client;
+    let sites: Api<Site> = Api::all(client.clone());
+    let Some(site) = sites.get_opt(name).await.during(format!("read Site {name}"))? else {
+        return Ok(None);
+    };
+    let all: Api<Namespace> = Api::all(client.clone());
+    let mut namespaces = vec![];
+    let mut apps = vec![];
+    for namespace in site.namespace_names() {
+        let doing = format!("read namespace {namespace}");
+        let live = all.get_opt(&namespace).await.during(doing)?;
+        let mut has_account = false;
+        if live.is_some() {
+            has_account = account_exists(ctx, &namespace).await?;
+            let api: Api<App> = Api::namespaced(client.clone(), &namespace);
+            let list = api.list(&ListParams::default()).await;
+            for app in list.during(format!("list the Apps in namespace {namespace}"))? {
+                let status = app.status.unwrap_or_default();
+                apps.push(AppFacts {
+                    name: app.metadata.name.unwrap_or_default(),
+                    ready: status.conditions.is_true(ConditionType::Ready),
+                });
+            }
+        }
+        namespaces.push(NamespaceFacts { name: namespace, live, has_account });
+    }
+    let policies: Api<DeletionPolicy> = Api::all(client.clone());
+    let policy = &site.spec.policy_ref.name;
+    let policy_exists = policy == names::DEFAULT_POLICY
+        || policies
+            .get_opt(policy)
+            .await
+            .during(format!("read DeletionPolicy {policy}"))?
+            .is_some();
+    let holders = holders(client, &site.spec.id).await?;
+    let inventory = count(ctx, &site, &namespaces, &apps).await?;
+    Ok(Some(Facts { site, namespaces, holders, policy_exists, apps, inventory }))
+}
+
+async fn account_exists(ctx: &Context, namespace: &str) -> Result<bool> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace);
+    let bindings: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+    let doing = format!("read the account {} in namespace {namespace}", names::APP_ACCOUNT);
+    Ok(accounts.get_opt(names::APP_ACCOUNT).await.during(&doing)?.is_some()
+        && bindings.get_opt(names::APP_ACCOUNT).await.during(&doing)?.is_some())
+}
+
+/// Counts what the Site holds, if the last count does not fit what is seen: counting lists every
+/// API, so it is not done at each look.
+async fn count(
+    ctx: &Context,
+    site: &Site,
+    namespaces: &[NamespaceFacts],
+    apps: &[AppFacts],
+) -> Result<Option<Inventory>> {
+    let live: Vec<String> =
+        namespaces.iter().filter(|n| n.live.is_some()).map(|n| n.name.clone()).collect();
+    if live.is_empty() {
+        return Ok(None);
+    }
+    let last = site.status.as_ref().and_then(|s| s.inventory.as_ref());
+    let fits = last.is_some_and(|last| {
+        last.apps == apps.len() as i64
+            && last.apps_ready == apps.iter().filter(|a| a.ready).count() as i64
+            && ctx.now().seconds_since(last.counted_time) < INVENTORY_MAX_AGE_SECONDS
+    });
+    if fits {
+        return Ok(None);
+    }
+    let kinds = ctx.kinds(KINDS_MAX_AGE).await?;
+    let name = site.metadata.name.as_deref().unwrap_or_default();
+    let collection = match collect(&ctx.client, &kinds, name, &live, Freshness::Cached).await {
+        Ok(collection) => collection,
+        // A namespace on its way out is told by its own condition.
+        Err(CollectError::NamespaceTerminating(_)) => return Ok(None),
+        Err(error) => return Err(Error::answer(format!("count what Site {name} holds"), error)),
+    };
+    Ok(Some(Inventory {
+        apps: apps.len() as i64,
+        apps_ready: apps.iter().filter(|a| a.ready).count() as i64,
+        objects: collection.objects.len() as i64,
+        bytes: collection.bytes() as i64,
+        counted_time: ctx.now(),
+    }))
+}

@@ -1,0 +1,106 @@
+//! The archive format: what is in one, line by line.
+//!
+//! An archive is one zstd frame (with its checksum) of JSON lines:
+//! ```text
+//! {"header":{"format":"reprieve.dev/archive/v1","backup":…,"site":{"name","uid","id"},"time":…}}
+//! {"object":{"key":"Deployment.apps/acme/web","digest":"sha256:…","state":"Ready","object":{…}}}
+//! …
+//! {"manifest":{"count":…,"bytes":…,"contentDigest":"sha256:…","rootDigest":"sha256:…"}}
+//! ```
+//! `object` is the object in its archived form, as Kubernetes' own JSON. `rootDigest` is over the
+//! sorted keys and digests, so that equal content has an equal one; `contentDigest` is over every
+//! byte before the manifest, so that nothing in an archive is covered by no digest. Readers skip
+//! fields that they do not know: what is added later (field owners) needs no new version.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::api::Time;
+use crate::cluster::collect::ObjectState;
+use crate::cluster::form::ObjectKey;
+
+/// The format that this version writes, and the only one that it reads.
+pub const FORMAT: &str = "reprieve.dev/archive/v1";
+
+/// Whose archive it is. An archive is only ever used for the site that it is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// Name of the Site.
+    pub name: String,
+    /// UID of the Site.
+    pub uid: String,
+    /// The platform's id of the Site.
+    pub id: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the site {} (id {}, UID {})", self.name, self.id, self.uid)
+    }
+}
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Header {
+    /// The format: [`FORMAT`].
+    pub format: String,
+    /// Name of the Backup.
+    pub backup: String,
+    /// Whose archive it is.
+    pub site: Identity,
+    /// When the objects were listed.
+    pub time: Time,
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Which object.
+    pub key: ObjectKey,
+    /// Digest of the object.
+    pub digest: String,
+    /// How it stood when it was listed.
+    pub state: ObjectState,
+    /// The object in its archived form.
+    pub object: Value,
+}
+
+/// The last line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Number of objects.
+    pub count: u64,
+    /// Bytes before this line, uncompressed.
+    pub bytes: u64,
+    /// Digest over the bytes before this line.
+    pub content_digest: String,
+    /// Digest over the sorted keys and digests of the objects.
+    pub root_digest: String,
+}
+
+/// A line, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Line<'a> {
+    Header(Cow<'a, Header>),
+    Object(Cow<'a, Entry>),
+    Manifest(Cow<'a, Manifest>),
+}
+
+/// A whole archive that was verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Archive {
+    /// The first line.
+    pub header: Header,
+    /// The objects, in the order of the archive.
+    pub entries: Vec<Entry>,
+    /// The last line.
+    pub manifest: Manifest,
+}

@@ -1,0 +1,65 @@
+//! Where things lie in the store.
+
+use crate::cluster::form::digest_of;
+
+/// The longest readable part of an encoded segment; what is longer ends in a digest instead.
+const LONGEST: usize = 120;
+
+/// One path segment for any string: lower-case letters, digits and `-` stand for themselves,
+/// every other byte is `_` and two hexadecimal digits. Two strings never share a segment, not
+/// even on file systems that ignore case; a long one is shortened and ends in `__` and its digest.
+pub fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    if encoded.len() > LONGEST {
+        encoded.truncate(LONGEST);
+        encoded.push_str("__");
+        encoded.push_str(digest_of(text.as_bytes()).trim_start_matches("sha256:"));
+    }
+    encoded
+}
+
+/// The folder of a site's archives.
+pub fn site_folder(site_id: &str) -> String {
+    format!("sites/{}", segment(site_id))
+}
+
+/// Where the archive of this Backup lies.
+pub fn archive(site_id: &str, backup: &str, backup_uid: &str) -> String {
+    format!("{}/{}.{}.jsonl.zst", site_folder(site_id), segment(backup), segment(backup_uid))
+}
+
+/// Where the catalogue entry of an archive lies.
+pub fn catalogue_entry(archive: &str) -> String {
+    format!("{}.json", archive.strip_suffix(".jsonl.zst").unwrap_or(archive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_id_is_one_segment_of_its_own() {
+        let long = "A".repeat(253);
+        let ids = ["a", "A", "a/b", "a_2fb", "..", ".", "a%2fb", "ä", "-", &long, &"A".repeat(252)];
+        let segments: Vec<String> = ids.iter().map(|id| segment(id)).collect();
+        for (id, segment) in ids.iter().zip(&segments) {
+            assert!(segment.len() < 200, "{id}");
+            assert!(!segment.contains(['/', '.', '%']), "{id}: {segment}");
+        }
+        let unique: std::collections::BTreeSet<&String> = segments.iter().collect();
+        assert_eq!(unique.len(), ids.len());
+    }
+
+    #[test]
+    fn the_entry_lies_beside_the_archive() {
+        let archive = archive("site-1", "acme-1", "0f-1");
+        assert_eq!(archive, "sites/site-1/acme-1.0f-1.jsonl.zst");
+        assert_eq!(catalogue_entry(&archive), "sites/site-1/acme-1.0f-1.json");
+    }
+}

@@ -1,0 +1,247 @@
+//! Damage of each kind, and what is said of it.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+
+use object_store::memory::InMemory;
+use serde_json::{Value, json};
+
+use super::archive::FORMAT;
+use super::*;
+use crate::api::BackupPurpose;
+use crate::cluster::collect::ObjectState;
+use crate::cluster::form::{ObjectKey, object_digest};
+
+const LOCATION: &str = "sites/site-1/b.u.jsonl.zst";
+
+fn site() -> Identity {
+    Identity { name: "acme".into(), uid: "u1".into(), id: "site-1".into() }
+}
+
+fn expected() -> Expected {
+    Expected { site: site(), digest: None }
+}
+
+fn header() -> Header {
+    let time = serde_json::from_value(json!("2026-11-22T17:00:00Z")).unwrap();
+    Header { format: FORMAT.into(), backup: "b".into(), site: site(), time }
+}
+
+fn entry(i: usize) -> Entry {
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{i}"), "namespace": "acme"}, "data": {"n": i.to_string(), "text": "x".repeat(i % 7 * 100)}});
+    Entry {
+        key: ObjectKey::of(&object).unwrap(),
+        digest: object_digest(&object),
+        state: ObjectState::Ready,
+        object,
+    }
+}
+
+fn memory() -> Store {
+    Store::over(Arc::new(InMemory::new()), "memory:///")
+}
+
+async fn written(store: &Store, n: usize) -> Written {
+    let mut writer = store.write(LOCATION, &header()).unwrap();
+    for i in 0..n {
+        writer.add(&entry(i)).await.unwrap();
+    }
+    writer.finish().await.unwrap()
+}
+
+async fn raw(store: &Store) -> Vec<u8> {
+    let path = Path::from(LOCATION);
+    store.objects.get(&path).await.unwrap().bytes().await.unwrap().to_vec()
+}
+
+async fn put(store: &Store, bytes: Vec<u8>) {
+    store.objects.put(&Path::from(LOCATION), PutPayload::from(bytes)).await.unwrap();
+}
+
+async fn damage(store: &Store, expected: Expected) -> Damage {
+    match store.verify(LOCATION, expected).await {
+        Err(StoreError::Archive { damage, .. }) => damage,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The archive with its lines changed: consistent for zstd, not for us.
+async fn rewritten(store: &Store, change: impl Fn(usize, &mut Value) -> bool) {
+    let mut text = String::new();
+    zstd::Decoder::new(&*raw(store).await).unwrap().read_to_string(&mut text).unwrap();
+    let mut encoder = zstd::Encoder::new(vec![], 3).unwrap();
+    for (i, line) in text.lines().enumerate() {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        if change(i, &mut value) {
+            writeln!(encoder, "{value}").unwrap();
+        }
+    }
+    put(store, encoder.finish().unwrap()).await;
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_back() {
+    let store = memory();
+    let written = written(&store, 3000).await;
+    assert_eq!(written.size, raw(&store).await.len() as u64);
+    let digest = Some(written.manifest.root_digest.clone());
+    let archive = store.load(LOCATION, Expected { site: site(), digest }).await.unwrap();
+    assert_eq!(archive.header, header());
+    assert_eq!(archive.manifest, written.manifest);
+    assert_eq!(archive.entries, (0..3000).map(entry).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn every_cut_is_seen() {
+    let store = memory();
+    written(&store, 20).await;
+    let whole = raw(&store).await;
+    for length in 0..whole.len() {
+        put(&store, whole[..length].to_vec()).await;
+        assert!(store.verify(LOCATION, expected()).await.is_err(), "{length}");
+    }
+    put(&store, whole[..whole.len() / 2].to_vec()).await;
+    assert_eq!(damage(&store, expected()).await, Damage::Cut);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_seen_or_changes_nothing() {
+    let store = memory();
+    let written = written(&store, 20).await;
+    let whole = raw(&store).await;
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        put(&store, bytes).await;
+        if let Ok(manifest) = store.verify(LOCATION, expected()).await {
+            assert_eq!(manifest, written.manifest, "byte {at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn something_behind_the_end_is_seen() {
+    let store = memory();
+    written(&store, 2).await;
+    let mut bytes = raw(&store).await;
+    bytes.extend(bytes.clone());
+    put(&store, bytes).await;
+    assert_eq!(damage(&store, expected()).await, Damage::Trailing);
+}
+
+#[tokio::test]
+async fn forgeries_are_seen() {
+    let fresh = || async {
+        let store = memory();
+        written(&store, 3).await;
+        store
+    };
+    let store = fresh().await;
+    rewritten(&store, |i, line| {
+        if i == 1 {
+            line["object"]["object"]["data"]["n"] = json!("forged");
+        }
+        true
+    })
+    .await;
+    assert_eq!(damage(&store, expected()).await, Damage::Object("ConfigMap/acme/c0".into()));
+
+    let store = fresh().await;
+    rewritten(&store, |i, line| {
+        if i == 1 {
+            line["object"]["key"] = json!("ConfigMap/other/c0");
+        }
+        true
+    })
+    .await;
+    assert_eq!(damage(&store, expected()).await, Damage::Object("ConfigMap/other/c0".into()));
+
+    let store = fresh().await;
+    rewritten(&store, |i, _| i != 2).await;
+    assert_eq!(damage(&store, expected()).await, Damage::Count { expected: 3, found: 2 });
+
+    let store = fresh().await;
+    rewritten(&store, |i, line| {
+        if i == 1 {
+            line["object"]["state"] = json!("Finished");
+        }
+        true
+    })
+    .await;
+    assert_eq!(damage(&store, expected()).await, Damage::Digest("bytes"));
+
+    let store = fresh().await;
+    rewritten(&store, |i, line| {
+        if i == 0 {
+            line["header"]["format"] = json!("reprieve.dev/archive/v9");
+        }
+        true
+    })
+    .await;
+    assert_eq!(damage(&store, expected()).await, Damage::Format("reprieve.dev/archive/v9".into()));
+}
+
+#[tokio::test]
+async fn another_archive_than_expected_is_seen() {
+    let store = memory();
+    written(&store, 3).await;
+    for change in [|s: &mut Identity| s.uid = "u2".into(), |s: &mut Identity| s.id = "x".into()] {
+        let mut site = site();
+        change(&mut site);
+        let found = damage(&store, Expected { site, digest: None }).await;
+        assert!(matches!(found, Damage::ForeignSite { .. }), "{found}");
+    }
+    let digest = Some("sha256:00".to_owned());
+    let found = damage(&store, Expected { site: site(), digest }).await;
+    assert!(matches!(found, Damage::Other { .. }), "{found}");
+    let error = store.verify("sites/none.jsonl.zst", expected()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the archive sites/none.jsonl.zst is not in the store");
+    assert!(!error.may_pass());
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_used_says_why_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let rows = [
+        ("nonsense".to_owned(), "cannot be used"),
+        ("s3://bucket".to_owned(), "scheme"),
+        ("file:///does/not/exist".to_owned(), "not a folder"),
+        (format!("file://{}", file.display()), "not a folder"),
+        // A folder in which not even root can make a file.
+        ("file:///proc/1".to_owned(), "cannot be written"),
+    ];
+    for (url, part) in rows {
+        let error = Store::open(&url).await.unwrap_err().to_string();
+        assert!(error.contains(part) && !error.contains('\n'), "{url}: {error}");
+    }
+    Store::open(&format!("file://{}", folder.path().display())).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_store_alone_knows_its_backups() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display())).await.unwrap();
+    let enter = |id: &str, backup: &str| CatalogueEntry {
+        format: catalogue::FORMAT.into(),
+        backup: backup.into(),
+        site: Identity { id: id.into(), ..site() },
+        purpose: BackupPurpose::Manual,
+        time: header().time,
+        location: layout::archive(id, backup, "u"),
+        digest: "sha256:00".into(),
+        objects: 1,
+        bytes: 1,
+        keep_until_time: None,
+    };
+    for (id, backup) in [("a/../b", "one"), ("a/../b", "two"), ("b", "one")] {
+        store.enter(&enter(id, backup)).await.unwrap();
+    }
+    assert_eq!(
+        store.backups_of("a/../b").await.unwrap(),
+        [enter("a/../b", "one"), enter("a/../b", "two")]
+    );
+    assert_eq!(store.backups_of("none").await.unwrap(), []);
+    assert_eq!(store.all_backups().await.unwrap().len(), 3);
+}

@@ -1,0 +1,143 @@
+//! Writes an archive as a stream.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+
+use super::archive::{Entry, Header, Line, Manifest};
+use super::error::StoreError;
+use crate::cluster::form::{RootDigest, digest_text};
+
+/// zstd's own default: small objects gain little from more.
+const LEVEL: i32 = 3;
+/// Compressed bytes that are handed on at a time.
+const CHUNK: usize = 256 * 1024;
+
+/// An archive that is being written. It is not in the store until it is finished; dropping it
+/// before leaves nothing that could be taken for an archive.
+pub struct ArchiveWriter {
+    url: String,
+    location: String,
+    encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
+    out: BufWriter,
+    written: u64,
+    count: u64,
+    bytes: u64,
+    content: Sha256,
+    root: RootDigest,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where the archive lies.
+    pub location: String,
+    /// Size in the store, in bytes.
+    pub size: u64,
+    /// The archive's last line.
+    pub manifest: Manifest,
+}
+
+impl ArchiveWriter {
+    pub(super) fn new(
+        objects: Arc<dyn ObjectStore>,
+        url: &str,
+        location: &str,
+        header: &Header,
+    ) -> Result<Self, StoreError> {
+        let unwritable = |why: String| StoreError::Unwritable { url: url.to_owned(), why };
+        let path = Path::parse(location).map_err(|error| unwritable(error.to_string()))?;
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)
+            .map_err(|error| unwritable(error.to_string()))?;
+        encoder.include_checksum(true).map_err(|error| unwritable(error.to_string()))?;
+        let mut writer = Self {
+            url: url.to_owned(),
+            location: location.to_owned(),
+            encoder,
+            out: BufWriter::new(objects, path),
+            written: 0,
+            count: 0,
+            bytes: 0,
+            content: Sha256::new(),
+            root: RootDigest::default(),
+        };
+        writer.line(&Line::Header(Cow::Borrowed(header)))?;
+        Ok(writer)
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> Result<(), StoreError> {
+        let mut text = serde_json::to_vec(line).expect("a line is plain data");
+        text.push(b'\n');
+        self.content.update(&text);
+        self.bytes += text.len() as u64;
+        // Into memory: it cannot fail but by exhausting it.
+        self.encoder.write_all(&text).map_err(|error| StoreError::Unwritable {
+            url: self.url.clone(),
+            why: error.to_string(),
+        })
+    }
+
+    async fn hand_on(&mut self, chunk: Vec<u8>) -> Result<(), StoreError> {
+        self.written += chunk.len() as u64;
+        self.out
+            .put(Bytes::from(chunk))
+            .await
+            .map_err(|error| StoreError::unwritable(&self.url, error))
+    }
+
+    /// Adds an object.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub async fn add(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        self.line(&Line::Object(Cow::Borrowed(entry)))?;
+        self.root.add(&entry.key, &entry.digest);
+        self.count += 1;
+        if self.encoder.get_ref().len() >= CHUNK {
+            let chunk = std::mem::take(self.encoder.get_mut());
+            self.hand_on(chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the manifest and puts the archive into the store.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub async fn finish(mut self) -> Result<Written, StoreError> {
+        let manifest = Manifest {
+            count: self.count,
+            bytes: self.bytes,
+            content_digest: digest_text(std::mem::take(&mut self.content)),
+            root_digest: std::mem::take(&mut self.root).finish(),
+        };
+        self.line(&Line::Manifest(Cow::Borrowed(&manifest)))?;
+        let url = self.url.clone();
+        let unwritable = |why: String| StoreError::Unwritable { url: url.clone(), why };
+        self.encoder.do_finish().map_err(|error| unwritable(error.to_string()))?;
+        let rest = std::mem::take(self.encoder.get_mut());
+        self.hand_on(rest).await?;
+        self.out.shutdown().await.map_err(|error| {
+            // The store's own error is inside.
+            match error.downcast::<object_store::Error>() {
+                Ok(error) => StoreError::unwritable(&url, error),
+                Err(error) => unwritable(error.to_string()),
+            }
+        })?;
+        Ok(Written { location: self.location, size: self.written, manifest })
+    }
+
+    /// Gives up: removes the parts that a large archive has in the store already.
+    pub async fn abort(mut self) {
+        if let Err(error) = self.out.abort().await {
+            tracing::debug!(location = self.location, %error, "cannot remove a part of an archive");
+        }
+    }
+}
