@@ -3,6 +3,7 @@
 //! This room shows and starts; it must not decide.
 
 pub mod generate;
+pub mod run;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the operator until SIGTERM or SIGINT.
+    Run(run::Args),
     /// Write the files that are generated from the code (crds/, deploy/), or check them.
     Generate(generate::Args),
     /// A throw-away cluster of real components on this machine, to try things in.
@@ -31,6 +34,7 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Run(args) => run::main(&args),
         Command::Generate(args) => generate::main(&args),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(args) => crate::sandbox::cli::main(&args),

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{CRD_FILES, names};
 use crate::cluster::{Context, Shutdown, shutdown};
 use crate::store::Store;
-use crate::{backup, deletion, restore, site};
+use crate::{backup, deletion, site};
 
 /// How long the rooms have to come to an end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
@@ -80,7 +80,9 @@ fn start_log(args: &Args) -> Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+        }
     }
     Ok(())
 }
@@ -114,7 +116,10 @@ async fn run(args: &Args) -> Result<ExitCode> {
     ready.waits_for(Some("stopping".to_owned()));
     let _ = stop.send(true);
     if tokio::time::timeout(GRACE, rooms).await.is_err() {
-        tracing::warn!(seconds = GRACE.as_secs(), "stopped in the middle of work; the next start goes on from what is live");
+        tracing::warn!(
+            seconds = GRACE.as_secs(),
+            "stopped in the middle of work; the next start goes on from what is live"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,8 +153,7 @@ async fn rooms(ctx: Context, store: Store, ready: Readiness, down: Shutdown) {
     tokio::join!(
         site::run(ctx.clone(), down.clone()),
         deletion::run(ctx.clone(), down.clone()),
-        backup::run(ctx.clone(), store.clone(), down.clone()),
-        restore::run(ctx, store, down),
+        backup::run(ctx, store, down),
     );
 }
 
@@ -224,12 +228,7 @@ impl Readiness {
     }
 }
 
-async fn serve(
-    listen: SocketAddr,
-    ctx: &Context,
-    ready: &Readiness,
-    down: Shutdown,
-) -> Result<()> {
+async fn serve(listen: SocketAddr, ctx: &Context, ready: &Readiness, down: Shutdown) -> Result<()> {
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}: check --listen"))?;

@@ -11,7 +11,7 @@ mod error;
 pub mod form;
 mod guard;
 mod lookup;
-mod metrics;
+pub mod metrics;
 pub mod readiness;
 mod write;
 

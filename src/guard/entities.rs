@@ -142,12 +142,18 @@ pub(super) fn status() -> GuardPolicy {
         name: policy::STATUS,
         matches: &[Match {
             group: names::GROUP,
-            resources: &["*/status"],
+            // The objects themselves too: whoever takes the status subresource out of a
+            // CustomResourceDefinition could otherwise write status with the rest (tried).
+            resources: &["*", "*/status"],
             operations: CREATE_UPDATE,
         }],
-        variables: &[IS_OPERATOR],
+        variables: &[
+            IS_OPERATOR,
+            ("before", "oldObject == null ? optional.none() : oldObject.?status"),
+        ],
         checks: &[Check {
-            allow: "variables.isOperator",
+            allow: "variables.isOperator || (request.?subResource.orValue('') != 'status'
+                && object.?status == variables.before)",
             message: "status is written by the operator only",
             explain: "'the status of ' + request.kind.kind + ' ' + request.name
                 + ' is written by the operator only, which works it out from what is there. '

@@ -129,7 +129,7 @@ impl Policy {
         let spec = ValidatingAdmissionPolicySpec {
             failure_policy: Some("Fail".to_owned()),
             match_constraints: Some(constraints(self.matches)),
-            variables: Some(variables(self.variables)),
+            variables: variables(self.variables),
             validations: Some(self.checks.iter().map(Check::build).collect()),
             ..ValidatingAdmissionPolicySpec::default()
         };
@@ -219,14 +219,17 @@ fn metadata(name: &str) -> ObjectMeta {
     }
 }
 
-fn variables(variables: &[(&str, &str)]) -> Vec<Variable> {
-    variables
+/// None rather than an empty list: the API server drops empty lists, and the live object would
+/// never be equal.
+fn variables(variables: &[(&str, &str)]) -> Option<Vec<Variable>> {
+    let variables: Vec<_> = variables
         .iter()
         .map(|(name, expression)| Variable {
             name: (*name).to_owned(),
             expression: cel(expression),
         })
-        .collect()
+        .collect();
+    (!variables.is_empty()).then_some(variables)
 }
 
 fn constraints(matches: &[Match]) -> MatchResources {

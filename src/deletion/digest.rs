@@ -1,0 +1,63 @@
+//! The digest of a plan, which approvals name. Pure.
+//!
+//! Canonical, so that a script can compute it again from `status.plan`: a line of JSON without
+//! blanks and with sorted keys for the head and for each entity; SHA-256 of each line, in
+//! hexadecimal; these of the entities sorted; and SHA-256 of all of them, the head's first, each
+//! followed by a newline. Nothing that changes by itself is in it: no times, no counts.
+
+use serde_json::{Value, json};
+
+use crate::api::{PlanEntity, PlanHead};
+use crate::cluster::form::digest_of;
+
+/// The digest over head and entities, as `sha256:<hexadecimal>`.
+pub fn digest(head: &PlanHead, entities: &[PlanEntity]) -> String {
+    let mut leaves: Vec<String> = entities.iter().map(leaf_digest).collect();
+    leaves.sort();
+    let mut text = line_digest(&json!(head));
+    text.push('\n');
+    for leaf in leaves {
+        text.push_str(&leaf);
+        text.push('\n');
+    }
+    digest_of(text.as_bytes())
+}
+
+/// The digest of what of an entity must not change between its plan and its purge.
+pub fn leaf_digest(entity: &PlanEntity) -> String {
+    line_digest(&leaf(entity))
+}
+
+/// What of an entity is covered: what it is, and everything that goes with it.
+fn leaf(entity: &PlanEntity) -> Value {
+    // Without `..`: a new field must be decided on here.
+    let PlanEntity {
+        kind,
+        id,
+        name,
+        uid,
+        tenant,
+        namespaces,
+        apps,
+        objects: _,
+        bytes: _,
+        claims: _,
+        phase: _,
+        backup: _,
+        purged_time: _,
+    } = entity;
+    json!({
+        "kind": kind,
+        "id": id,
+        "name": name,
+        "uid": uid,
+        "tenant": tenant,
+        "namespaces": namespaces,
+        "apps": apps,
+    })
+}
+
+/// `serde_json` sorts the keys of its maps, which makes the line canonical.
+fn line_digest(value: &Value) -> String {
+    digest_of(value.to_string().as_bytes())
+}

@@ -1,0 +1,493 @@
+//! The gates: small pure functions with constant reasons, each also a condition. Only when all of
+//! them are open can the token be made without which nothing is purged.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+
+use super::digest::leaf_digest;
+use super::observe::{Facts, SiteFacts};
+use crate::api::{
+    Approval, Backup, ConditionStatus, ConditionType, Conditions, DeletionPhase,
+    DeletionPolicySpec, EntityPhase, Environment, Plan, PlanEntity, PlanHead, Reason, RequestState,
+    RetentionWindow, Time, names,
+};
+
+/// By how much the operator's clock and the API server's may differ, in seconds.
+const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+
+/// What a gate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it is open.
+    pub status: ConditionStatus,
+    /// Why.
+    pub reason: Reason,
+    /// Why, in words; for a closed gate what is missing, and who can give it.
+    pub message: String,
+}
+
+impl Verdict {
+    fn open(reason: Reason, message: impl Into<String>) -> Self {
+        Self { status: ConditionStatus::True, reason, message: message.into() }
+    }
+
+    fn closed(reason: Reason, message: impl Into<String>) -> Self {
+        Self { status: ConditionStatus::False, reason, message: message.into() }
+    }
+
+    fn later() -> Self {
+        Self {
+            status: ConditionStatus::Unknown,
+            reason: Reason::WaitingForEarlierGate,
+            message: "asked after the gates before it".to_owned(),
+        }
+    }
+
+    /// Whether the gate is open.
+    pub fn is_open(&self) -> bool {
+        self.status == ConditionStatus::True
+    }
+}
+
+/// A request at its gates.
+#[derive(Clone, Debug)]
+pub struct Case<'a> {
+    /// What is so.
+    pub facts: &'a Facts,
+    /// The plan, as its digest has it.
+    pub plan: &'a Plan,
+    /// The head of the plan.
+    pub head: &'a PlanHead,
+    /// The state of the request.
+    pub state: RequestState,
+    /// The approvals of the plan's digest.
+    pub approvals: &'a [Approval],
+    /// What else is to be said of approvals: those that do not count, and why.
+    pub remarks: &'a str,
+    /// The window, where it has begun.
+    pub retention: Option<RetentionWindow>,
+    /// The time by the operator's clock.
+    pub now: Time,
+}
+
+/// A gate.
+pub type Gate = (ConditionType, fn(&Case<'_>) -> Verdict);
+
+/// Every gate, in the order of the conditions.
+pub const GATES: [Gate; 7] = [
+    (ConditionType::ScopeValid, scope_valid),
+    (ConditionType::WithinBlastRadius, within_blast_radius),
+    (ConditionType::GuardInPlace, guard_in_place),
+    (ConditionType::Approved, approved),
+    (ConditionType::BackedUp, backed_up),
+    (ConditionType::RetentionElapsed, retention_elapsed),
+    (ConditionType::AlertsClear, alerts_clear),
+];
+
+/// The permission to destroy one entity. Only this file can make one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgeToken {
+    entity_uid: String,
+}
+
+impl PurgeToken {
+    /// UID of the entity.
+    pub fn entity_uid(&self) -> &str {
+        &self.entity_uid
+    }
+}
+
+/// The permission to begin with an entity: every gate is open, the entity is planned and held by
+/// this request, and its backup shows what lives.
+pub fn permit(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
+    let planned = case.plan.entities.iter().any(|e| e.uid == entity.uid);
+    let live = case.facts.live(entity)?;
+    live.deletion_by(&case.facts.request_uid())?;
+    let current = backup_is_current(live);
+    let open = GATES.iter().all(|(_, gate)| gate(case).is_open());
+    (case.state == RequestState::Purging && planned && current && open)
+        .then(|| PurgeToken { entity_uid: entity.uid.clone() })
+}
+
+/// The permission to finish an entity whose first DELETE was sent: there is no way back, and half
+/// a site helps nobody. The Site itself and the persisted plan must both say that this request had
+/// begun with it.
+pub fn finish(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
+    let live = case.facts.live(entity)?;
+    let deletion = live.deletion_by(&case.facts.request_uid())?;
+    let begun = deletion.phase == DeletionPhase::Purging && entity.phase == EntityPhase::Purging;
+    (begun && case.state == RequestState::Purging && has_started(entity, live))
+        .then(|| PurgeToken { entity_uid: entity.uid.clone() })
+}
+
+/// Whether a DELETE of something of this entity was seen: its point of no return.
+pub fn has_started(entity: &PlanEntity, live: &SiteFacts) -> bool {
+    let terminating = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
+    // What is gone and what is on its way: neither is there any more as planned.
+    let remains =
+        |uid: &str, meta: &ObjectMeta| meta.uid.as_deref() == Some(uid) && !terminating(meta);
+    terminating(&live.site.metadata)
+        || entity
+            .namespaces
+            .iter()
+            .any(|n| !live.namespaces.iter().any(|l| remains(&n.uid, &l.metadata)))
+        || entity.apps.iter().any(|a| !live.apps.iter().any(|l| remains(&a.uid, &l.metadata)))
+}
+
+/// The entities that are still to be judged: neither gone, nor released, nor past the point of no
+/// return.
+fn undecided<'a>(case: &Case<'a>) -> impl Iterator<Item = (&'a PlanEntity, Option<&'a SiteFacts>)> {
+    let facts = case.facts;
+    case.plan.entities.iter().filter_map(move |entity| match entity.phase {
+        EntityPhase::Purged | EntityPhase::Released => None,
+        EntityPhase::Purging => {
+            let live = facts.live(entity)?;
+            (!has_started(entity, live)).then_some((entity, Some(live)))
+        }
+        EntityPhase::Planned | EntityPhase::Held => Some((entity, facts.live(entity))),
+    })
+}
+
+/// Gate 1: what is not gone yet is still what was planned.
+fn scope_valid(case: &Case<'_>) -> Verdict {
+    for (entity, live) in undecided(case) {
+        let Some(live) = live else {
+            return Verdict::closed(
+                Reason::PlanChanged,
+                format!(
+                    "Site {} of the plan (UID {}) is not there any more",
+                    entity.name, entity.uid
+                ),
+            );
+        };
+        if leaf_digest(&live.planned()) != leaf_digest(entity) {
+            return Verdict::closed(
+                Reason::PlanChanged,
+                format!(
+                    "Site {} is not what was planned: {}",
+                    entity.name,
+                    difference(entity, &live.planned())
+                ),
+            );
+        }
+    }
+    Verdict::open(
+        Reason::ScopeValid,
+        format!("{} entities, each as planned", case.plan.entities.len()),
+    )
+}
+
+/// The first field of a plan's leaf that differs, in words.
+fn difference(planned: &PlanEntity, live: &PlanEntity) -> String {
+    if planned.id != live.id {
+        format!("its id is {:?}, planned was {:?}", live.id, planned.id)
+    } else if planned.tenant != live.tenant {
+        format!("its tenant is {:?}, planned was {:?}", live.tenant, planned.tenant)
+    } else if planned.namespaces != live.namespaces {
+        let names = |e: &PlanEntity| {
+            e.namespaces.iter().map(|n| n.name.clone()).collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "its namespaces are {}, planned were {}, or their UIDs differ",
+            names(live),
+            names(planned)
+        )
+    } else {
+        let count = |e: &PlanEntity| e.apps.len();
+        format!(
+            "it has {} Apps, planned were {}, or their UIDs differ",
+            count(live),
+            count(planned)
+        )
+    }
+}
+
+/// Gate 2: no more entities than the request, the policy and the hard limit allow, by the stricter
+/// of the policy as planned and as it is now.
+fn within_blast_radius(case: &Case<'_>) -> Verdict {
+    let spec = &case.facts.request.spec;
+    let kind = spec.target.kind;
+    let count = i64::try_from(case.plan.entities.len()).unwrap_or(i64::MAX);
+    let policies = stricter(case);
+    let hard = policies.iter().map(|p| p.blast_radius.hard_max_entities).min().unwrap_or(0);
+    let soft = policies.iter().map(|p| p.blast_radius.max_entities).min().unwrap_or(0);
+    if count > hard {
+        return Verdict::closed(
+            Reason::BlastRadiusExceeded,
+            format!(
+                "{count} {kind}s, and policy {} never allows more than {hard} in one request",
+                case.head.policy_name
+            ),
+        );
+    }
+    if count > soft && spec.r#override.is_none() {
+        return Verdict::closed(
+            Reason::OverrideRequired,
+            format!(
+                "{count} {kind}s, and policy {} allows {soft} without override: split the request, or ask for more with spec.maxEntities and spec.override.justification",
+                case.head.policy_name
+            ),
+        );
+    }
+    let own = spec.max_entities.unwrap_or(soft);
+    if count > own {
+        return Verdict::closed(
+            Reason::BlastRadiusExceeded,
+            format!("{count} {kind}s, and the request itself allows {own}: see spec.maxEntities"),
+        );
+    }
+    let asked = case.head.retention_seconds;
+    let (least, most) =
+        (case.head.policy.retention.minimum_seconds, case.head.policy.retention.maximum_seconds);
+    if !(least..=most).contains(&asked) {
+        return Verdict::closed(
+            Reason::RetentionOutOfBounds,
+            format!(
+                "a window of {asked} s, and policy {} allows {least} to {most} s: see spec.retentionSeconds",
+                case.head.policy_name
+            ),
+        );
+    }
+    Verdict::open(Reason::WithinLimits, format!("{count} of at most {own} {kind}s"))
+}
+
+/// Gate 3: the guard is in force, and is the one that the plan was made under.
+fn guard_in_place(case: &Case<'_>) -> Verdict {
+    let guard = &case.facts.guard;
+    if let Some(first) = guard.problems.first() {
+        return Verdict::closed(
+            Reason::GuardMissing,
+            format!(
+                "{first} ({} problems): kubectl apply --server-side -f deploy/admission/",
+                guard.problems.len()
+            ),
+        );
+    }
+    if guard.fingerprint != case.head.guard {
+        return Verdict::closed(
+            Reason::GuardChanged,
+            "the guard was changed since the plan was made",
+        );
+    }
+    Verdict::open(Reason::GuardInPlace, "every admission policy is in force")
+}
+
+/// Gate 4: a quorum of distinct people approved this digest.
+fn approved(case: &Case<'_>) -> Verdict {
+    let required = approvals_required(case);
+    let digest = case.plan.digest.as_deref().unwrap_or_default();
+    let mut people: Vec<&str> = case
+        .approvals
+        .iter()
+        .filter(|a| a.digest == digest)
+        .map(|a| a.user.as_str())
+        .filter(|user| may_count(user, requester(case.facts)).is_ok())
+        .collect();
+    people.sort_unstable();
+    people.dedup();
+    let have = i64::try_from(people.len()).unwrap_or(0);
+    if have >= required && !digest.is_empty() {
+        return Verdict::open(Reason::QuorumReached, format!("approved by {}", people.join(", ")));
+    }
+    let name = case.facts.request.name_any();
+    let mut message = format!(
+        "{have} of {required} approvals; needs {} more with verb {} on deletionrequests: kubectl annotate dreq {name} {}$USER=\"{digest} $USER\"",
+        required - have,
+        names::VERB_APPROVE,
+        names::APPROVAL_PREFIX,
+    );
+    if !case.remarks.is_empty() {
+        message = format!("{message}; {}", case.remarks);
+    }
+    Verdict::closed(Reason::AwaitingApprovals, message)
+}
+
+/// Who created the request, as admission saw them.
+pub fn requester(facts: &Facts) -> Option<&str> {
+    facts.request.annotations().get(names::ANNOTATION_REQUESTED_BY).map(String::as_str)
+}
+
+/// Whether an approval by this user may count.
+///
+/// # Errors
+/// Why not, in words.
+pub fn may_count(user: &str, requester: Option<&str>) -> Result<(), &'static str> {
+    if user.is_empty() {
+        Err("it names nobody")
+    } else if user.starts_with(names::SERVICE_ACCOUNT_PREFIX) {
+        Err("a service account is not a person")
+    } else if requester == Some(user) {
+        Err("the requester cannot approve")
+    } else {
+        Ok(())
+    }
+}
+
+/// How many people must approve: by the stricter of the policy as planned and as it is now; one
+/// more when the requester is a service account, or unknown, because its author may be among them.
+pub fn approvals_required(case: &Case<'_>) -> i64 {
+    let overridden = case.facts.request.spec.r#override.is_some();
+    let base = stricter(case)
+        .iter()
+        .map(|p| if overridden { p.quorum.override_approvals } else { p.quorum.approvals })
+        .max()
+        .unwrap_or(i64::MAX - 1);
+    let anonymous =
+        requester(case.facts).is_none_or(|user| user.starts_with(names::SERVICE_ACCOUNT_PREFIX));
+    base + i64::from(anonymous)
+}
+
+/// The policy as planned, and as it is now. A policy that is gone leaves what was planned, and the
+/// built-in one beside it.
+fn stricter<'a>(case: &Case<'a>) -> Vec<DeletionPolicySpec> {
+    let now = case.facts.policies.get(&case.head.policy_name).map(|p| p.spec.clone());
+    vec![case.head.policy.clone(), now.unwrap_or_else(DeletionPolicySpec::built_in)]
+}
+
+/// The newest Backup of a site that was made for this request.
+pub fn backup_of(site: &SiteFacts) -> Option<&Backup> {
+    let uid = site.uid();
+    site.backups.iter().rfind(|b| b.spec.site_ref.uid.as_deref() == Some(&uid))
+}
+
+/// Whether a Backup was read back, and every digest matched.
+pub fn is_verified(backup: &Backup) -> bool {
+    backup.status.as_ref().is_some_and(|s| {
+        s.conditions.is_true(ConditionType::Verified) && s.digest.is_some() && s.location.is_some()
+    })
+}
+
+/// Whether the verified backup shows what lives. Not known is not current.
+fn backup_is_current(site: &SiteFacts) -> bool {
+    let backed_up =
+        backup_of(site).filter(|b| is_verified(b)).and_then(|b| b.status.as_ref()?.digest.as_ref());
+    match (backed_up, &site.live_digest) {
+        (Some(backed_up), Some(live)) => backed_up == live,
+        _ => false,
+    }
+}
+
+/// Whether a verified backup is known not to show what lives.
+pub fn backup_is_outdated(site: &SiteFacts) -> bool {
+    let verified = backup_of(site).is_some_and(is_verified);
+    verified && site.live_digest.is_some() && !backup_is_current(site)
+}
+
+/// Until when a backup must be kept if its entity is purged at `now`.
+pub fn keep_until(case: &Case<'_>) -> Time {
+    let keep = stricter(case).iter().map(|p| p.backup.keep_seconds).max().unwrap_or(i64::MAX);
+    case.now.plus_seconds(keep)
+}
+
+/// Gate 5: every entity has a verified backup that is kept long enough, and no disk would go.
+fn backed_up(case: &Case<'_>) -> Verdict {
+    if !matches!(case.state, RequestState::Held | RequestState::Purging) {
+        return Verdict::later();
+    }
+    let total = case.plan.entities.len();
+    let mut missing = vec![];
+    for (entity, live) in undecided(case) {
+        let Some(live) = live else { return Verdict::later() };
+        let unretained = live.unretained();
+        if let Some(claim) = unretained.first() {
+            return Verdict::closed(
+                Reason::VolumeNotRetained,
+                format!(
+                    "the disks of {} claims would be deleted with Site {}, {claim} first: set persistentVolumeReclaimPolicy of their volumes to Retain",
+                    unretained.len(),
+                    entity.name
+                ),
+            );
+        }
+        if backup_is_outdated(live) {
+            return Verdict::closed(
+                Reason::BackupOutdated,
+                format!("Site {} changed since its backup: another one is made", entity.name),
+            );
+        }
+        match backup_of(live) {
+            Some(backup) if is_verified(backup) => {
+                if backup.spec.keep_until_time.is_none_or(|until| until < keep_until(case)) {
+                    missing.push(format!("Backup {} must be kept longer", backup.name_any()));
+                }
+            }
+            Some(backup) => {
+                if let Some(failed) = failure(backup) {
+                    return Verdict::closed(
+                        Reason::BackupFailed,
+                        format!("Backup {}: {failed}", backup.name_any()),
+                    );
+                }
+                missing.push(format!("Backup {} is being made", backup.name_any()));
+            }
+            None => missing.push(format!("Site {} has no backup yet", entity.name)),
+        }
+    }
+    match missing.first() {
+        Some(first) => Verdict::closed(
+            Reason::BackingUp,
+            format!("{} of {total} entities not backed up yet; {first}", missing.len()),
+        ),
+        None => Verdict::open(Reason::BackupsVerified, "every entity has a verified backup"),
+    }
+}
+
+fn failure(backup: &Backup) -> Option<String> {
+    let conditions = &backup.status.as_ref()?.conditions;
+    [ConditionType::Succeeded, ConditionType::Verified].into_iter().find_map(|type_| {
+        let condition = conditions.get(type_)?;
+        (condition.status == ConditionStatus::False).then(|| condition.message.clone())
+    })
+}
+
+/// Gate 6: the window has passed, by the operator's clock and by the API server's, which agree.
+fn retention_elapsed(case: &Case<'_>) -> Verdict {
+    let Some(window) = &case.retention else {
+        return match case.state {
+            RequestState::Held | RequestState::Purging => Verdict::closed(
+                Reason::WindowNotBegun,
+                "the window begins when every entity is backed up and held",
+            ),
+            _ => Verdict::later(),
+        };
+    };
+    let skew = case.now.seconds_since(case.facts.api_time);
+    if skew.abs() > CLOCK_TOLERANCE_SECONDS {
+        return Verdict::closed(
+            Reason::ClocksDisagree,
+            format!("the operator's clock and the API server's differ by {skew} s: set them right"),
+        );
+    }
+    let end = window_end(case, window);
+    if case.now < end || case.facts.api_time < end {
+        return Verdict::closed(
+            Reason::WindowRunning,
+            format!(
+                "held until {end}; to keep the sites, cancel: kubectl patch dreq {} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'",
+                case.facts.request.name_any()
+            ),
+        );
+    }
+    Verdict::open(Reason::WindowPassed, format!("held from {} to {end}", window.start_time))
+}
+
+/// The end of the window: a policy that asks for more now extends it.
+pub fn window_end(case: &Case<'_>, window: &RetentionWindow) -> Time {
+    let least =
+        stricter(case).iter().map(|p| p.retention.minimum_seconds).max().unwrap_or(i64::MAX);
+    window.end_time.max(window.start_time.plus_seconds(least))
+}
+
+/// Gate 7: no unexpected alert. There is no source of alerts yet: Production never purges without
+/// one, Development may.
+fn alerts_clear(case: &Case<'_>) -> Verdict {
+    let production = stricter(case).iter().any(|p| p.environment == Environment::Production);
+    if production {
+        Verdict::closed(
+            Reason::NotConfigured,
+            "Production purges only with a source of alerts, and this version cannot ask one yet",
+        )
+    } else {
+        Verdict::open(Reason::NotConfigured, "no source of alerts; Development goes without")
+    }
+}

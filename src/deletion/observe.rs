@@ -1,0 +1,366 @@
+//! What is so: one request, everything that it means, and everything that its gates ask. Live
+//! reads, every one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use kube::api::{Api, ListParams};
+use kube::{Resource, ResourceExt};
+
+use super::gates::backup_of;
+use crate::api::{
+    App, Backup, ConditionType, Conditions, Deletion, DeletionPhase, DeletionPolicy,
+    DeletionPolicySpec, DeletionRequest, EntityPhase, PlanEntity, RequestState, Site, Target,
+    TargetKind, Time, names,
+};
+use crate::cluster::collect::{Freshness, collect};
+use crate::cluster::{
+    Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
+    lookup, observe_guard,
+};
+
+/// Sites that are read at the same time.
+const CONCURRENCY: usize = 8;
+/// Label on a Backup: UID of the DeletionRequest that it was made for.
+pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
+
+/// Everything that the decision about a request needs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The request.
+    pub request: DeletionRequest,
+    /// Who has each id, while the plan is being made.
+    pub holders: HashMap<String, Vec<Holder>>,
+    /// The Sites that the ids or the plan name, by name. One that is gone is not in it.
+    pub sites: BTreeMap<String, SiteFacts>,
+    /// The policies that these Sites name, by name; one that does not exist is not in it.
+    pub policies: BTreeMap<String, PolicyFacts>,
+    /// The other requests that are open.
+    pub others: Vec<OpenRequest>,
+    /// What is so with the guard.
+    pub guard: GuardState,
+    /// The time by the API server's clock.
+    pub api_time: Time,
+}
+
+/// One Site, live.
+#[derive(Clone, Debug)]
+pub struct SiteFacts {
+    /// The Site.
+    pub site: Site,
+    /// Its namespaces that exist: those that it names, and those that have its label.
+    pub namespaces: Vec<Namespace>,
+    /// The Apps in them.
+    pub apps: Vec<App>,
+    /// The Backups that were made of it for this request, oldest first.
+    pub backups: Vec<Backup>,
+    /// The claims in its namespaces.
+    pub claims: Vec<Claim>,
+    /// The digest over everything that lives in it, where that was asked for.
+    pub live_digest: Option<String>,
+}
+
+/// A volume claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// As `namespace/name`.
+    pub name: String,
+    /// Whether its disk stays when the claim goes. A claim without a disk has none to lose.
+    pub retained: bool,
+}
+
+/// A policy as it is now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyFacts {
+    /// Its name.
+    pub name: String,
+    /// Its UID; none: the built-in one.
+    pub uid: Option<String>,
+    /// Its values.
+    pub spec: DeletionPolicySpec,
+}
+
+/// Another request that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// When it was created.
+    pub created: Option<Time>,
+    /// What it is about.
+    pub target: Target,
+}
+
+impl Facts {
+    /// UID of the request.
+    pub fn request_uid(&self) -> String {
+        self.request.uid().unwrap_or_default()
+    }
+
+    /// When the request was created.
+    pub fn created(&self) -> Option<Time> {
+        self.request.meta().creation_timestamp.as_ref().map(Time::from)
+    }
+
+    /// The live Site of a planned entity, if it still is that one.
+    pub fn live(&self, entity: &PlanEntity) -> Option<&SiteFacts> {
+        self.sites.get(&entity.name).filter(|site| site.uid() == entity.uid)
+    }
+}
+
+impl SiteFacts {
+    /// UID of the Site.
+    pub fn uid(&self) -> String {
+        self.site.uid().unwrap_or_default()
+    }
+
+    /// The deletion that the Site tells of.
+    pub fn deletion(&self) -> Option<&Deletion> {
+        self.site.status.as_ref()?.deletion.as_ref()
+    }
+
+    /// The deletion that the Site tells of, if it is this request's.
+    pub fn deletion_by(&self, request_uid: &str) -> Option<&Deletion> {
+        self.deletion().filter(|deletion| deletion.request_uid == request_uid)
+    }
+
+    /// Why a Site cannot be asked to be deleted now, to be read after its name.
+    pub fn not_active(&self, request_uid: &str) -> Option<String> {
+        if let Some(deletion) = self.deletion().filter(|d| d.request_uid != request_uid) {
+            return Some(format!("is held by DeletionRequest {}", deletion.request_ref.name));
+        }
+        if let Some(restore) = self.site.annotations().get(names::ANNOTATION_RESTORE) {
+            return Some(format!("is being restored by Restore {restore}"));
+        }
+        if self.site.meta().deletion_timestamp.is_some() && self.deletion_by(request_uid).is_none()
+        {
+            return Some("is being deleted past the gates".to_owned());
+        }
+        None
+    }
+
+    /// Claims whose disks would go with them.
+    pub fn unretained(&self) -> Vec<&str> {
+        self.claims.iter().filter(|c| !c.retained).map(|c| c.name.as_str()).collect()
+    }
+}
+
+/// Reads it; none when the request is gone.
+///
+/// # Errors
+/// Any read that fails: then nothing is decided.
+pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
+    let client = &ctx.client;
+    let requests: Api<DeletionRequest> = Api::all(client.clone());
+    let doing = format!("read DeletionRequest {name}");
+    let Some(request) = requests.get_opt(name).await.during(doing)? else {
+        return Ok(None);
+    };
+    let status = request.status.clone().unwrap_or_default();
+    let state = status.state.unwrap_or(RequestState::Planning);
+    let mut facts = Facts {
+        request,
+        holders: HashMap::new(),
+        sites: BTreeMap::new(),
+        policies: BTreeMap::new(),
+        others: vec![],
+        guard: GuardState::default(),
+        api_time: api_server_time(client).await?,
+    };
+    let names: Vec<String> = match state {
+        RequestState::Planning | RequestState::AwaitingApproval => {
+            facts.holders = lookup(client, &facts.request.spec.target.ids).await?;
+            facts.others = other_requests(ctx, &facts.request).await?;
+            let all = facts.holders.values().flatten();
+            all.filter(|h| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
+        }
+        // From here on the plan says what is meant, not the ids: an id may have moved.
+        RequestState::Held | RequestState::Purging => {
+            let plan = status.plan.as_ref();
+            plan.map(|p| p.entities.iter().map(|e| e.name.clone()).collect()).unwrap_or_default()
+        }
+        RequestState::Completed
+        | RequestState::Refused
+        | RequestState::Expired
+        | RequestState::Cancelled => return Ok(Some(facts)),
+    };
+    let uid = facts.request_uid();
+    let uid = uid.as_str();
+    facts.sites = stream::iter(names)
+        .map(|name| async move { observe_site(ctx, &name, uid).await })
+        .buffer_unordered(CONCURRENCY)
+        .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
+        .try_collect()
+        .await?;
+    // The plan's policy is asked for even when no Site names it any more: it still binds.
+    let planned = status.plan.as_ref().and_then(|p| p.head.as_ref()).map(|h| h.policy_name.clone());
+    facts.policies = policies(ctx, facts.sites.values(), planned).await?;
+    facts.guard = observe_guard(
+        client,
+        &probe_targets(&facts, status.plan.as_ref().map_or(&[], |p| &p.entities)),
+    )
+    .await?;
+    ctx.metrics.guard_in_place.set(i64::from(facts.guard.problems.is_empty()));
+    if state == RequestState::Purging {
+        let next = status.plan.as_ref().and_then(|plan| next_entity(&plan.entities));
+        if let Some(name) = next.map(|e| e.name.clone()) {
+            read_digest(ctx, &mut facts, &name).await?;
+        }
+    }
+    Ok(Some(facts))
+}
+
+/// The entity that is purged now, or next: the first that is neither gone nor released.
+pub fn next_entity(entities: &[PlanEntity]) -> Option<&PlanEntity> {
+    let done = |e: &&PlanEntity| matches!(e.phase, EntityPhase::Purged | EntityPhase::Released);
+    entities
+        .iter()
+        .find(|e| e.phase == EntityPhase::Purging)
+        .or_else(|| entities.iter().find(|e| !done(e)))
+}
+
+async fn observe_site(ctx: &Context, name: &str, request_uid: &str) -> Result<Option<SiteFacts>> {
+    let client = &ctx.client;
+    let sites: Api<Site> = Api::all(client.clone());
+    let Some(site) = sites.get_opt(name).await.during(format!("read Site {name}"))? else {
+        return Ok(None);
+    };
+    let api: Api<Namespace> = Api::all(client.clone());
+    let labelled = ListParams::default().labels(&format!("{}={name}", names::LABEL_SITE));
+    let doing = format!("read the namespaces of Site {name}");
+    let mut namespaces = api.list(&labelled).await.during(&doing)?.items;
+    for namespace in site.namespace_names() {
+        if namespaces.iter().all(|n| n.name_any() != namespace) {
+            namespaces.extend(api.get_opt(&namespace).await.during(&doing)?);
+        }
+    }
+    let mut apps = vec![];
+    let mut claims = vec![];
+    for namespace in &namespaces {
+        let namespace = namespace.name_any();
+        let api: Api<App> = Api::namespaced(client.clone(), &namespace);
+        let list = api.list(&ListParams::default()).await;
+        apps.extend(list.during(format!("list the Apps in namespace {namespace}"))?);
+        claims.extend(observe_claims(ctx, &namespace).await?);
+    }
+    let api: Api<Backup> = Api::all(client.clone());
+    let ours = ListParams::default().labels(&format!("{LABEL_REQUEST_UID}={request_uid}"));
+    let list = api.list(&ours).await.during(format!("list the Backups of Site {name}"))?;
+    let mut backups: Vec<Backup> =
+        list.into_iter().filter(|b| b.spec.site_ref.name == name).collect();
+    backups.sort_by_key(|b| (b.creation_timestamp().map(|t| Time::from(&t)), b.name_any()));
+    Ok(Some(SiteFacts { site, namespaces, apps, backups, claims, live_digest: None }))
+}
+
+async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), namespace);
+    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    let list = api.list(&ListParams::default()).await;
+    let mut all = vec![];
+    for claim in list.during(format!("list the claims in namespace {namespace}"))? {
+        let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone());
+        let retained = match volume.filter(|v| !v.is_empty()) {
+            None => true,
+            Some(volume) => volumes
+                .get_opt(&volume)
+                .await
+                .during(format!("read PersistentVolume {volume}"))?
+                .and_then(|v| v.spec?.persistent_volume_reclaim_policy)
+                .is_none_or(|policy| policy == "Retain"),
+        };
+        all.push(Claim { name: format!("{namespace}/{}", claim.name_any()), retained });
+    }
+    Ok(all)
+}
+
+async fn policies<'a>(
+    ctx: &Context,
+    sites: impl Iterator<Item = &'a SiteFacts>,
+    planned: Option<String>,
+) -> Result<BTreeMap<String, PolicyFacts>> {
+    let api: Api<DeletionPolicy> = Api::all(ctx.client.clone());
+    let mut all = BTreeMap::new();
+    let named = sites.map(|s| s.site.spec.policy_ref.name.clone());
+    let names: BTreeSet<String> = named.chain(planned).collect();
+    for name in names {
+        let live = api.get_opt(&name).await.during(format!("read DeletionPolicy {name}"))?;
+        let policy = match live {
+            Some(policy) => {
+                PolicyFacts { name: name.clone(), uid: policy.uid(), spec: policy.spec }
+            }
+            // Only a missing `default` falls back, and to the strictest that there is.
+            None if name == names::DEFAULT_POLICY => {
+                PolicyFacts { name: name.clone(), uid: None, spec: DeletionPolicySpec::built_in() }
+            }
+            None => continue,
+        };
+        all.insert(name, policy);
+    }
+    Ok(all)
+}
+
+async fn other_requests(ctx: &Context, own: &DeletionRequest) -> Result<Vec<OpenRequest>> {
+    let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
+    let list = api.list(&ListParams::default()).await.during("list every DeletionRequest")?;
+    Ok(list
+        .into_iter()
+        .filter(|r| r.uid() != own.uid())
+        .filter(|r| !r.status.as_ref().and_then(|s| s.state).is_some_and(RequestState::is_final))
+        .map(|r| OpenRequest {
+            name: r.name_any(),
+            uid: r.uid().unwrap_or_default(),
+            created: r.meta().creation_timestamp.as_ref().map(Time::from),
+            target: r.spec.target,
+        })
+        .collect())
+}
+
+/// What the guard is tried on: the request itself, and a Site that is not being purged.
+fn probe_targets(facts: &Facts, planned: &[PlanEntity]) -> ProbeTargets {
+    let left = planned.iter().filter(|e| e.phase != EntityPhase::Purged);
+    let mut candidates: Vec<&SiteFacts> = left.filter_map(|e| facts.live(e)).collect();
+    if planned.is_empty() {
+        candidates = facts.sites.values().collect();
+    }
+    let untouched = |s: &&&SiteFacts| {
+        s.deletion().is_none_or(|d| d.phase == DeletionPhase::Held)
+            && s.site.meta().deletion_timestamp.is_none()
+    };
+    let site = candidates.iter().find(untouched);
+    let is_ours = |n: &&Namespace| {
+        n.labels().contains_key(names::LABEL_SITE)
+            && !n.annotations().contains_key(names::ANNOTATION_PURGE)
+            && n.meta().deletion_timestamp.is_none()
+    };
+    ProbeTargets {
+        request: Some(Exact::of(&facts.request)),
+        site: site.map(|s| Exact::of(&s.site)),
+        namespace: site.and_then(|s| s.namespaces.iter().find(is_ours)).map(Exact::of),
+    }
+}
+
+/// Reads everything that lives in a site, if its purge has a verified backup to be compared with.
+async fn read_digest(ctx: &Context, facts: &mut Facts, name: &str) -> Result<()> {
+    let Some(site) = facts.sites.get_mut(name) else { return Ok(()) };
+    let backed_up = backup_of(site).is_some_and(|b| {
+        b.status.as_ref().is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
+    });
+    let terminating = site.namespaces.iter().any(|n| n.meta().deletion_timestamp.is_some());
+    if !backed_up || terminating || site.namespaces.is_empty() {
+        return Ok(());
+    }
+    let namespaces: Vec<String> = site.site.namespace_names();
+    if namespaces.iter().any(|n| site.namespaces.iter().all(|live| live.name_any() != *n)) {
+        return Ok(());
+    }
+    let doing = format!("compare Site {name} with its backup");
+    let kinds = ctx.kinds(std::time::Duration::ZERO).await?;
+    let collection = collect(&ctx.client, &kinds, name, &namespaces, Freshness::Live)
+        .await
+        .map_err(|error| Error::answer(doing, error))?;
+    site.live_digest = Some(collection.root_digest());
+    Ok(())
+}

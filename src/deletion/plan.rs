@@ -1,0 +1,230 @@
+//! The dry run: which entities a request means, and why not. Gate 1, pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use super::observe::{Facts, OpenRequest, PolicyFacts, SiteFacts};
+use crate::api::{
+    EntityPhase, NamespaceRef, PlanApp, PlanEntity, PlanTotals, Reason, Refusal, RefusalCount,
+    TargetKind,
+};
+use crate::cluster::Holder;
+
+/// How many refused ids the status names; of the others it tells the number.
+const REFUSALS_SHOWN: usize = 20;
+
+/// The scope of a request, as it is now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scope {
+    /// The entities, in order of kind and name.
+    pub entities: Vec<PlanEntity>,
+    /// The policy under which all of them are.
+    pub policy: PolicyFacts,
+}
+
+/// Why a request is refused: one offender refuses all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// The reason of the condition: that of the first offender.
+    pub reason: Reason,
+    /// In words.
+    pub message: String,
+    /// The first offenders.
+    pub refusals: Vec<Refusal>,
+    /// How many there are, by reason.
+    pub counts: Vec<RefusalCount>,
+}
+
+/// Gate 1, scope: every id is known, as the declared kind, to exactly one entity that is Active and
+/// in no other open request; and all are under one policy, which exists.
+///
+/// # Errors
+/// Everything that is wrong, id by id.
+pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
+    let mut bad: Vec<(Reason, Refusal)> = vec![];
+    let mut entities = vec![];
+    let mut policies: BTreeMap<&str, &PolicyFacts> = BTreeMap::new();
+    let target = &facts.request.spec.target;
+    let ids: BTreeSet<&String> = target.ids.iter().collect();
+    if ids.is_empty() {
+        // The schema refuses it as well. Nothing means nothing, never everything.
+        return Err(refused_as_a_whole(Reason::UnknownId, "the list of ids is empty"));
+    }
+    for id in ids {
+        match entity(facts, target.kind, id) {
+            Ok((entity, policy)) => {
+                policies.insert(&policy.name, policy);
+                entities.push(entity);
+            }
+            Err((reason, message)) => bad.push((
+                reason,
+                Refusal { id: id.clone(), reason: reason.as_str().to_owned(), message },
+            )),
+        }
+    }
+    if !bad.is_empty() {
+        return Err(refused(target.kind, target.ids.len(), bad));
+    }
+    let mut policies = policies.into_values();
+    match (policies.next(), policies.next()) {
+        (Some(policy), None) => {
+            entities.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+            Ok(Scope { entities, policy: policy.clone() })
+        }
+        (one, other) => {
+            let names: Vec<&str> =
+                one.into_iter().chain(other).chain(policies).map(|p| p.name.as_str()).collect();
+            Err(refused_as_a_whole(
+                Reason::SeveralPolicies,
+                &format!(
+                    "the entities are under the policies {}: split the request, one for each policy",
+                    names.join(", ")
+                ),
+            ))
+        }
+    }
+}
+
+/// What one id means, or why it cannot be deleted.
+fn entity<'a>(
+    facts: &'a Facts,
+    kind: TargetKind,
+    id: &str,
+) -> Result<(PlanEntity, &'a PolicyFacts), (Reason, String)> {
+    let holders = facts.holders.get(id).map(Vec::as_slice).unwrap_or_default();
+    let holder = match holders {
+        [] => {
+            return Err((Reason::UnknownId, format!("no Site and no App has the id {id:?}")));
+        }
+        [one] => one,
+        several => {
+            let all: Vec<String> = several.iter().map(Holder::describe).collect();
+            let message = format!("{id:?} is the id of {}: it must name one", all.join(" and of "));
+            return Err((Reason::AmbiguousId, message));
+        }
+    };
+    if holder.kind != kind {
+        let message = format!("{id:?} is no {kind}, it is the id of {}", holder.describe());
+        return Err((Reason::EntityTypeMismatch, message));
+    }
+    if kind == TargetKind::App {
+        let message = format!(
+            "{} could not be deleted: the deletion of single Apps is not built yet",
+            holder.describe()
+        );
+        return Err((Reason::KindNotSupported, message));
+    }
+    let Some(site) = facts.sites.get(&holder.name).filter(|s| s.uid() == holder.uid) else {
+        return Err((Reason::UnknownId, format!("{} went away meanwhile", holder.describe())));
+    };
+    if let Some(other) = facts.others.iter().find(|other| contains(other, facts, id, site)) {
+        let message =
+            format!("{} is in the older open DeletionRequest {}", holder.describe(), other.name);
+        return Err((Reason::InOtherRequest, message));
+    }
+    if let Some(why) = site.not_active(&facts.request_uid()) {
+        return Err((Reason::EntityNotActive, format!("{} {why}", holder.describe())));
+    }
+    let name = &site.site.spec.policy_ref.name;
+    let Some(policy) = facts.policies.get(name) else {
+        let message = format!(
+            "{} names the DeletionPolicy {name:?}, which does not exist",
+            holder.describe()
+        );
+        return Err((Reason::PolicyNotFound, message));
+    };
+    Ok((site.planned(), policy))
+}
+
+/// Whether an older open request has this id, or the Apps of this site.
+fn contains(other: &OpenRequest, facts: &Facts, id: &str, site: &SiteFacts) -> bool {
+    let older = (other.created, &other.uid) < (facts.created(), &facts.request_uid());
+    older
+        && match other.target.kind {
+            TargetKind::Site => other.target.ids.iter().any(|i| i == id),
+            TargetKind::App => site.apps.iter().any(|app| other.target.ids.contains(&app.spec.id)),
+        }
+}
+
+impl SiteFacts {
+    /// The site as a plan has it.
+    pub fn planned(&self) -> PlanEntity {
+        let status = self.site.status.as_ref();
+        let inventory = status.and_then(|s| s.inventory.as_ref());
+        let mut namespaces: Vec<NamespaceRef> = self
+            .namespaces
+            .iter()
+            .map(|n| NamespaceRef { name: n.name_any(), uid: n.uid().unwrap_or_default() })
+            .collect();
+        namespaces.sort();
+        let mut apps: Vec<PlanApp> = self
+            .apps
+            .iter()
+            .map(|app| PlanApp {
+                id: app.spec.id.clone(),
+                namespace: app.namespace().unwrap_or_default(),
+                name: app.name_any(),
+                uid: app.uid().unwrap_or_default(),
+            })
+            .collect();
+        apps.sort();
+        PlanEntity {
+            kind: TargetKind::Site,
+            id: self.site.spec.id.clone(),
+            name: self.site.name_any(),
+            uid: self.uid(),
+            tenant: self.site.spec.tenant.name.clone(),
+            namespaces,
+            apps,
+            objects: inventory.map_or(0, |i| i.objects),
+            bytes: inventory.map_or(0, |i| i.bytes),
+            claims: i64::try_from(self.claims.len()).unwrap_or(i64::MAX),
+            phase: EntityPhase::Planned,
+            backup: None,
+            purged_time: None,
+        }
+    }
+}
+
+/// The sums of these entities.
+pub fn totals(entities: &[PlanEntity]) -> PlanTotals {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    PlanTotals {
+        entities: count(entities.len()),
+        namespaces: count(entities.iter().map(|e| e.namespaces.len()).sum()),
+        apps: count(entities.iter().map(|e| e.apps.len()).sum()),
+        objects: entities.iter().map(|e| e.objects).sum(),
+        bytes: entities.iter().map(|e| e.bytes).sum(),
+    }
+}
+
+fn refused_as_a_whole(reason: Reason, message: &str) -> Refused {
+    Refused { reason, message: message.to_owned(), refusals: vec![], counts: vec![] }
+}
+
+fn refused(kind: TargetKind, asked: usize, mut bad: Vec<(Reason, Refusal)>) -> Refused {
+    // An id of the wrong kind is the mistake that this project exists for: it is named first.
+    bad.sort_by_key(|(reason, refusal)| {
+        (*reason != Reason::EntityTypeMismatch, *reason, refusal.id.clone())
+    });
+    let mut counts: BTreeMap<Reason, i64> = BTreeMap::new();
+    for (reason, _) in &bad {
+        *counts.entry(*reason).or_default() += 1;
+    }
+    let (reason, first) = &bad[0];
+    let message = format!(
+        "{} of {asked} ids refused, and so the whole request; declared kind {kind}; {}",
+        bad.len(),
+        first.message
+    );
+    Refused {
+        reason: *reason,
+        message,
+        counts: counts
+            .into_iter()
+            .map(|(reason, count)| RefusalCount { reason: reason.as_str().to_owned(), count })
+            .collect(),
+        refusals: bad.into_iter().map(|(_, refusal)| refusal).take(REFUSALS_SHOWN).collect(),
+    }
+}

@@ -1,0 +1,174 @@
+//! The steps of the purge of one Site, in the order that the API server's own controllers need.
+//! Pure: each look at what lives gives the next steps, so that any crash is gone on from.
+
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+
+use super::observe::SiteFacts;
+use crate::api::{Deletion, DeletionPhase, ObjectRef, PlanEntity, names};
+use crate::cluster::Exact;
+
+/// One step. Each carries UID and resourceVersion of what it was decided on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// The Site tells that it is being purged: without that the guard lets no delete pass.
+    MarkSite(Exact, Deletion),
+    /// An App tells that it is being purged.
+    MarkApp(String, Exact, Deletion),
+    /// DELETE of an App, in this namespace.
+    DeleteApp(String, Exact),
+    /// Our finalizer off an App that is being deleted; these are left.
+    FinishApp(String, Exact, Vec<String>),
+    /// A namespace tells for which request it is being purged.
+    MarkNamespace(Exact, String),
+    /// DELETE of a namespace.
+    DeleteNamespace(Exact),
+    /// DELETE of the Site.
+    DeleteSite(Exact),
+    /// Our finalizer off the Site that is being deleted; these are left.
+    FinishSite(Exact, Vec<String>),
+}
+
+/// What comes next in the purge of a Site.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// These steps, in this order.
+    Steps(Vec<Step>),
+    /// Nothing; in words, what is waited for.
+    Wait(String),
+    /// Nothing, and waiting will not help; in words, what holds it.
+    Stalled(String),
+}
+
+/// The mark of a request on what it holds or purges.
+pub fn mark(request: &str, request_uid: &str, phase: DeletionPhase) -> Deletion {
+    Deletion {
+        request_ref: ObjectRef { name: request.to_owned() },
+        request_uid: request_uid.to_owned(),
+        phase,
+        retention_end_time: None,
+    }
+}
+
+/// What comes next: Apps first, one by one, by us (the namespace controller may not delete them,
+/// and would leave the namespace Terminating for ever); then the claims' disks are looked at once
+/// more; then the namespaces; then the Site.
+pub fn next(entity: &PlanEntity, live: &SiteFacts, request: &str, request_uid: &str) -> Next {
+    let purging = mark(request, request_uid, DeletionPhase::Purging);
+    let is_purging = |d: Option<&Deletion>| {
+        d.is_some_and(|d| d.phase == DeletionPhase::Purging && d.request_uid == request_uid)
+    };
+    if !is_purging(live.deletion()) {
+        return Next::Steps(vec![Step::MarkSite(Exact::of(&live.site), purging)]);
+    }
+    for app in &live.apps {
+        if !entity.apps.iter().any(|a| Some(&a.uid) == app.uid().as_ref()) {
+            return Next::Stalled(format!("App {} is not in the plan", app.name_any()));
+        }
+    }
+    for namespace in &live.namespaces {
+        if !entity.namespaces.iter().any(|n| Some(&n.uid) == namespace.uid().as_ref()) {
+            return Next::Stalled(format!("namespace {} is not in the plan", namespace.name_any()));
+        }
+    }
+    // Before anything goes, and again each time: a claim can appear at any moment.
+    if let Some(claim) = live.unretained().first() {
+        return Next::Stalled(format!(
+            "the disk of claim {claim} would be deleted: set its volume's persistentVolumeReclaimPolicy to Retain"
+        ));
+    }
+    let mut steps = vec![];
+    for app in &live.apps {
+        let (namespace, exact) = (app.namespace().unwrap_or_default(), Exact::of(app));
+        let marked = is_purging(app.status.as_ref().and_then(|s| s.deletion.as_ref()));
+        if app.meta().deletion_timestamp.is_some() {
+            if let Some(left) = without_ours(app.finalizers()) {
+                steps.push(Step::FinishApp(namespace, exact, left));
+            }
+        } else if marked {
+            steps.push(Step::DeleteApp(namespace, exact));
+        } else {
+            steps.push(Step::MarkApp(namespace, exact, purging.clone()));
+        }
+    }
+    if !steps.is_empty() {
+        return Next::Steps(steps);
+    }
+    if let Some(app) = live.apps.first() {
+        return Next::Wait(format!(
+            "App {} waits for the finalizers {}",
+            app.name_any(),
+            app.finalizers().join(", ")
+        ));
+    }
+    for namespace in &live.namespaces {
+        let exact = Exact::of(namespace);
+        let marked = namespace.annotations().get(names::ANNOTATION_PURGE);
+        if namespace.meta().deletion_timestamp.is_some() {
+            continue;
+        } else if marked.map(String::as_str) == Some(request_uid) {
+            steps.push(Step::DeleteNamespace(exact));
+        } else {
+            steps.push(Step::MarkNamespace(exact, request_uid.to_owned()));
+        }
+    }
+    if !steps.is_empty() {
+        return Next::Steps(steps);
+    }
+    if let Some(namespace) = live.namespaces.first() {
+        return Next::Wait(format!(
+            "namespace {} is being emptied{}",
+            namespace.name_any(),
+            blockers(namespace)
+        ));
+    }
+    let exact = Exact::of(&live.site);
+    if live.site.meta().deletion_timestamp.is_none() {
+        return Next::Steps(vec![Step::DeleteSite(exact)]);
+    }
+    match without_ours(live.site.finalizers()) {
+        Some(left) => Next::Steps(vec![Step::FinishSite(exact, left)]),
+        None => Next::Wait(format!("the finalizers {}", live.site.finalizers().join(", "))),
+    }
+}
+
+/// The finalizers without ours; none when ours is not among them.
+fn without_ours(finalizers: &[String]) -> Option<Vec<String>> {
+    let left: Vec<String> = finalizers.iter().filter(|f| *f != names::FINALIZER).cloned().collect();
+    (left.len() < finalizers.len()).then_some(left)
+}
+
+/// What the namespace controller says that it waits for.
+fn blockers(namespace: &k8s_openapi::api::core::v1::Namespace) -> String {
+    let conditions = namespace.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let waits = conditions.into_iter().flatten().filter(|c| c.status == "True");
+    let messages: Vec<&str> = waits.filter_map(|c| c.message.as_deref()).collect();
+    if messages.is_empty() { String::new() } else { format!(": {}", messages.join("; ")) }
+}
+
+impl Step {
+    /// Whether this step destroys something.
+    pub fn is_delete(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteApp(..)
+                | Self::DeleteNamespace(..)
+                | Self::DeleteSite(..)
+                | Self::FinishApp(..)
+                | Self::FinishSite(..)
+        )
+    }
+
+    /// The merge patch of a step that is a patch of metadata.
+    pub fn metadata_patch(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::MarkNamespace(_, request_uid) => Some(
+                json!({ "metadata": { "annotations": { (names::ANNOTATION_PURGE): request_uid } } }),
+            ),
+            Self::FinishApp(_, _, left) | Self::FinishSite(_, left) => {
+                Some(json!({ "metadata": { "finalizers": left } }))
+            }
+            _ => None,
+        }
+    }
+}
