@@ -300,6 +300,16 @@ async fn build_site(client: &Client, name: &str, id: &str) {
     create(client, object("v1", "Secret", "grandchild", json!({"metadata": {"name": "grandchild", "namespace": name, "ownerReferences": [owner]}}))).await;
 }
 
+/// A Pod that stands alone, and one that has run to its end.
+async fn lonely_pods(client: &Client, name: &str) {
+    let pod = |pod: &str, scheduler: &str| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": name}, "spec": {"schedulerName": scheduler, "containers": [{"name": "main", "image": "example.com/app:1"}]}});
+    create(client, pod("alone", "default-scheduler")).await;
+    create(client, pod("ended", "nobody")).await;
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), name);
+    let patch = json!({"status": {"phase": "Succeeded"}});
+    pods.patch_status("ended", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+}
+
 async fn collected(client: &Client, name: &str) -> Collection {
     let kinds = discover(client).await.unwrap();
     collect(client, &kinds, name, &[name.to_owned()], Freshness::Live).await.unwrap()
@@ -312,6 +322,7 @@ async fn settled(client: &Client, name: &str) -> Collection {
         let waits = all.objects.iter().any(|o| {
             o.state != reprieve::cluster::collect::ObjectState::Ready
                 && o.key.group != "reprieve.dev"
+                && o.key.name != "ended"
         });
         (!waits).then_some(all)
     })
@@ -460,7 +471,6 @@ async fn round_trip(client: &Client, store_dir: &Path) {
     assert_eq!(site.metadata.annotations.unwrap(), [("note".to_owned(), "ours".to_owned())].into());
     assert_eq!(site.metadata.finalizers.unwrap(), ["reprieve.dev/retention"]);
     assert_eq!(site.status.unwrap_or_default().restore, None);
-    println!("{}", serde_json::to_string_pretty(&status).unwrap());
     let counts = status.sites.unwrap();
     assert_eq!((counts.total, counts.verified, counts.failed), (1, 1, 0));
     assert_eq!(status.objects.unwrap().done, before.objects.len() as i64);
@@ -492,6 +502,60 @@ async fn round_trip(client: &Client, store_dir: &Path) {
     let done = restore(client, "again", "gone").await;
     assert_eq!(reasons(&done), [""; 0]);
     assert_equal(&before, &settled(client, "acme").await);
+}
+
+/// The operator is killed in the middle of a restore, the addresses are taken meanwhile, and a Pod
+/// had ended: another operator brings the rest back, and says what is not as it was.
+async fn interrupted(client: &Client, rooms: impl Fn() -> tokio::task::JoinHandle<()>) {
+    let running = rooms();
+    lonely_pods(client, "acme").await;
+    let before = settled(client, "acme").await;
+    let sites: Api<Site> = Api::all(client.clone());
+    let old = sites.get("acme").await.unwrap();
+    back_up(client, "acme-2", json!({"name": "acme"})).await;
+    let backup = backup_says(client, "acme-2", ConditionType::Verified, "True").await;
+    lose(client, "acme").await;
+    purged(client, "gone-2", &old, &backup).await;
+    let node = before.objects.iter().find(|o| o.key.to_string() == "Service/acme/node").unwrap();
+    let thief = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "thief", "namespace": "default"},
+        "spec": {"type": "NodePort", "clusterIP": node.form["spec"]["clusterIP"], "ports": [{"port": 1, "nodePort": node.form["spec"]["ports"][0]["nodePort"]}]},
+    });
+    create(client, thief).await;
+
+    create(client, json!({"apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": {"name": "killed"}, "spec": {"source": {"deletionRequestRef": {"name": "gone-2"}}}})).await;
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(client.clone(), "acme");
+    until("the first objects are back", || async { maps.get_opt("child").await.unwrap() }).await;
+    running.abort();
+    let _ = running.await;
+    let half = sites.get("acme").await.unwrap();
+    assert_eq!(half.metadata.annotations.unwrap()["reprieve.dev/restore"], "killed");
+    assert_eq!(half.status.unwrap().restore.unwrap().restore_ref.name, "killed");
+
+    let running = rooms();
+    let restores: Api<Restore> = Api::all(client.clone());
+    let done = until("the Restore has ended", || async {
+        let restore = restores.get("killed").await.unwrap();
+        restore.status.as_ref().is_some_and(|s| s.completion_time.is_some()).then_some(restore)
+    })
+    .await;
+    let status = done.status.unwrap();
+    assert!(status.conditions.is_true(ConditionType::Verified), "{status:?}");
+    let told: Vec<_> =
+        status.notices.iter().map(|n| (n.reason.as_str(), n.object.clone().unwrap())).collect();
+    assert!(told.contains(&("NotRunAgain", "v1 Pod acme/ended".to_owned())), "{told:?}");
+    assert!(told.contains(&("Reassigned", "v1 Service acme/node".to_owned())), "{told:?}");
+    let after = settled(client, "acme").await;
+    for old in &before.objects {
+        let new = after.objects.iter().find(|o| o.key == old.key);
+        match old.key.name.as_str() {
+            "ended" => assert_eq!(new, None),
+            "node" => {}
+            _ => assert_eq!(new.map(|n| &n.form), Some(&old.form), "{}", old.key),
+        }
+    }
+    running.abort();
+    let _ = running.await;
 }
 
 /// What a backup refuses, and what it survives.
@@ -542,18 +606,30 @@ async fn a_lost_site_comes_back_equal() {
     let store = Store::open(&format!("file://{}", store_dir.display())).await.unwrap();
     let (stop, down) = shutdown();
     let context = Context::new(client.clone());
-    let rooms = tokio::spawn({
-        let (store, down) = (store.clone(), down.clone());
-        async move {
+    let rooms = || {
+        let (context, store, down) = (context.clone(), store.clone(), down.clone());
+        tokio::spawn(async move {
             tokio::join!(
                 reprieve::backup::run(context.clone(), store.clone(), down.clone()),
                 reprieve::restore::run(context, store, down),
             );
-        }
-    });
+        })
+    };
+    let running = rooms();
     round_trip(&client, &store_dir).await;
     stubborn(&client, &store_dir).await;
     stop.send(true).unwrap();
-    rooms.await.unwrap();
+    running.await.unwrap();
+    let (_stop, down) = shutdown();
+    let rooms = || {
+        let (context, store, down) = (Context::new(client.clone()), store.clone(), down.clone());
+        tokio::spawn(async move {
+            tokio::join!(
+                reprieve::backup::run(context.clone(), store.clone(), down.clone()),
+                reprieve::restore::run(context, store, down),
+            );
+        })
+    };
+    interrupted(&client, rooms).await;
     sandbox.stop().unwrap();
 }

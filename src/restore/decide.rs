@@ -185,7 +185,7 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
     status.notices.truncate(MOST);
     let mut notes = vec![];
     if old.start_time.is_none() {
-        let note = format!("restores {} sites with {} objects", counts.total, objects.total);
+        let note = format!("sites: {}, objects: {}", counts.total, objects.total);
         notes.push(Note::normal(Reason::Restoring, note));
     }
     notes.extend(new_failures(&old, &status));

@@ -111,18 +111,19 @@ async fn tell(
     jobs: &[Job],
     standings: Vec<Standing>,
 ) -> Result<Decision> {
-    let mut decision = decide::report(facts, &standings, work.ctx.now());
-    // The end is said after everything was given back: a crash in between must find it open.
+    let decision = decide::report(facts, &standings, work.ctx.now());
     let ended = decision.requeue.is_none();
     if decide::has_ended(facts.restore.status.as_ref()) {
         return Ok(decision);
     }
+    let mut before = decision.clone();
     if ended {
-        decision.status.completion_time = None;
-        decision.status.conditions.clone_from(&current(facts).conditions);
+        // The end is said after everything was given back: a crash in between must find it open.
+        before.notes.clear();
+        before.status.completion_time = None;
+        let old = facts.restore.status.as_ref().map(|s| s.conditions.clone());
+        before.status.conditions = old.unwrap_or_default();
     }
-    let notes = if ended { vec![] } else { std::mem::take(&mut decision.notes) };
-    let before = Decision { notes, ..decision };
     write(&work.ctx, facts, &before).await?;
     for (job, standing) in jobs.iter().zip(&standings) {
         if let Phase::Verified(verified) = &standing.phase {
@@ -130,16 +131,10 @@ async fn tell(
             released.map_err(|e| Error::answer(format!("release the Site {}", job.name), e))?;
         }
     }
-    if !ended {
-        return Ok(before);
+    if ended {
+        write(&work.ctx, facts, &decision).await?;
     }
-    let decision = decide::report(facts, &standings, work.ctx.now());
-    write(&work.ctx, facts, &decision).await?;
     Ok(decision)
-}
-
-fn current(facts: &Facts) -> crate::api::RestoreStatus {
-    facts.restore.status.clone().unwrap_or_default()
 }
 
 async fn write(ctx: &Context, facts: &mut Facts, decision: &Decision) -> Result<()> {
