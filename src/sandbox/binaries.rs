@@ -266,9 +266,9 @@ fn lock(path: &Path, progress: Progress) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let step = progress.step("waiting for another process that builds the control plane");
+            // Told even where progress is not: this can take minutes.
+            progress.note("waiting for another process that builds the control plane");
             file.lock().with_context(context)?;
-            step.done("the other process has built");
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(context),
     }
