@@ -601,11 +601,17 @@ async fn a_lost_site_comes_back_equal() {
     let sandbox = Sandbox::start(Options::new(env!("CARGO_BIN_EXE_reprieve"))).await.unwrap();
     let client = sandbox.admin();
     install_crds(&client).await;
+    // The rooms have the operator's own rights, and not one more.
+    let rights = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/rbac/operator.yaml");
+    let mut apply = sandbox.command(sandbox.kubectl(), &sandbox.admin_kubeconfig());
+    assert!(apply.args(["apply", "-f"]).arg(rights).status().unwrap().success());
+    let token = sandbox.service_account_kubeconfig("reprieve-system", "reprieve").await.unwrap();
+    let operator = sandbox.client_for(&token).await.unwrap();
     let store_dir = sandbox.dir().join("test-store");
     std::fs::create_dir(&store_dir).unwrap();
     let store = Store::open(&format!("file://{}", store_dir.display())).await.unwrap();
     let (stop, down) = shutdown();
-    let context = Context::new(client.clone());
+    let context = Context::new(operator.clone());
     let rooms = || {
         let (context, store, down) = (context.clone(), store.clone(), down.clone());
         tokio::spawn(async move {
@@ -622,7 +628,7 @@ async fn a_lost_site_comes_back_equal() {
     running.await.unwrap();
     let (_stop, down) = shutdown();
     let rooms = || {
-        let (context, store, down) = (Context::new(client.clone()), store.clone(), down.clone());
+        let (context, store, down) = (Context::new(operator.clone()), store.clone(), down.clone());
         tokio::spawn(async move {
             tokio::join!(
                 reprieve::backup::run(context.clone(), store.clone(), down.clone()),

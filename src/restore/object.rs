@@ -172,7 +172,8 @@ impl Maker<'_> {
             body["metadata"][field] = live["metadata"][field].clone();
         }
         let path = format!("{}?fieldManager={}", self.path(kind, key), names::FIELD_MANAGER);
-        match self.send(Method::PUT, &path, Some(&body)).await {
+        // A merge into an empty object is the whole content, and needs no right to update.
+        match self.send(Method::PATCH, &path, Some(&body)).await {
             Ok(live) => Made::There(live),
             Err(error) if may_pass(&error) => later(Reason::Progressing, &error),
             Err(error) => Made::Failed(Reason::CreateFailed, words(&error)),
