@@ -444,6 +444,9 @@ fn failure(backup: &Backup) -> Option<String> {
 fn retention_elapsed(case: &Case<'_>) -> Verdict {
     let Some(window) = &case.retention else {
         return match case.state {
+            RequestState::Held | RequestState::Purging if clocks_disagree(case).is_some() => {
+                Verdict::closed(Reason::ClocksDisagree, clocks_disagree(case).unwrap_or_default())
+            }
             RequestState::Held | RequestState::Purging => Verdict::closed(
                 Reason::WindowNotBegun,
                 "the window begins when every entity is backed up and held",
@@ -451,12 +454,8 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
             _ => Verdict::later(),
         };
     };
-    let skew = case.now.seconds_since(case.facts.api_time);
-    if skew.abs() > CLOCK_TOLERANCE_SECONDS {
-        return Verdict::closed(
-            Reason::ClocksDisagree,
-            format!("the operator's clock and the API server's differ by {skew} s: set them right"),
-        );
+    if let Some(skew) = clocks_disagree(case) {
+        return Verdict::closed(Reason::ClocksDisagree, skew);
     }
     let end = window_end(case, window);
     if case.now < end || case.facts.api_time < end {
@@ -469,6 +468,14 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
         );
     }
     Verdict::open(Reason::WindowPassed, format!("held from {} to {end}", window.start_time))
+}
+
+/// By how much the operator's clock and the API server's disagree, in words, if they do.
+pub fn clocks_disagree(case: &Case<'_>) -> Option<String> {
+    let skew = case.now.seconds_since(case.facts.api_time);
+    (skew.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+        format!("the operator's clock and the API server's differ by {skew} s: set them right")
+    })
 }
 
 /// The end of the window: a policy that asks for more now extends it.

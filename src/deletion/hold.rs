@@ -10,8 +10,8 @@ use super::decide::{
 };
 use super::digest::digest;
 use super::gates::{
-    Case, approvals_required, backup_is_outdated, backup_of, finish, has_started, is_verified,
-    keep_until, permit, window_end,
+    Case, approvals_required, backup_is_outdated, backup_of, clocks_disagree, finish, has_started,
+    is_verified, keep_until, permit, window_end,
 };
 use super::observe::{Facts, SiteFacts, next_entity};
 use super::purge::{Next, mark, next};
@@ -148,12 +148,12 @@ fn hold(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
         }
     }
     let mut requeue = LOOK_AGAIN;
-    if backed_up && all_held && status.retention.is_none() {
-        // The window counts from when every entity was backed up and seen held, not before.
-        status.retention = Some(RetentionWindow {
-            start_time: case.now,
-            end_time: case.now.plus_seconds(case.head.retention_seconds),
-        });
+    if backed_up && all_held && status.retention.is_none() && clocks_disagree(case).is_none() {
+        // The window counts from when every entity was backed up and seen held, not before; and
+        // by a clock that is right: one that goes behind would have begun it too early.
+        let start_time = case.now.max(case.facts.api_time);
+        let end_time = start_time.plus_seconds(case.head.retention_seconds);
+        status.retention = Some(RetentionWindow { start_time, end_time });
         requeue = Duration::ZERO;
     }
     let missing = first_closed(&status);
