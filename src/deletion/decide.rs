@@ -260,6 +260,13 @@ fn rejections(facts: &Facts) -> Vec<Rejection> {
         .collect()
 }
 
+/// Copies the rejections into the status, where no GitOps tool can wipe them.
+pub(super) fn record_rejections(facts: &Facts, status: &mut DeletionRequestStatus) {
+    if status.rejections.is_empty() {
+        status.rejections = rejections(facts);
+    }
+}
+
 /// The approvals that count for this digest: those that the status has, and those annotations that
 /// are new. With them, in words, what does not count. Nothing new counts while the guard is not in
 /// force: nobody can tell who wrote it.
@@ -386,9 +393,7 @@ pub(super) fn end(
 ) -> Decision {
     let generation = facts.request.metadata.generation;
     let Ending { state, reason, message } = ending;
-    if status.rejections.is_empty() {
-        status.rejections = rejections(facts);
-    }
+    record_rejections(facts, &mut status);
     let done = state == RequestState::Completed;
     let succeeded = if done { ConditionStatus::True } else { ConditionStatus::False };
     let conditions = &mut status.conditions;

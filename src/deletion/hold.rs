@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::decide::{
     Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge,
-    tell_approvals,
+    record_rejections, tell_approvals,
 };
 use super::digest::digest;
 use super::gates::{
@@ -76,7 +76,8 @@ pub(super) fn decide(facts: &Facts, mut status: DeletionRequestStatus, now: Time
         reason,
         message,
     });
-    let mut decision = match asked_to_end(facts, &status).or(changed) {
+    let ending = begun(&status).or_else(|| asked_to_end(facts, &status)).or(changed);
+    let mut decision = match ending {
         Some(ending) => release(&case, status, ending),
         None if state == RequestState::Held => hold(&case, status),
         None => purge(&case, status),
@@ -294,6 +295,15 @@ fn set_phase(status: &mut DeletionRequestStatus, entity: &PlanEntity, phase: Ent
     }
 }
 
+/// The ending that the status has recorded: once begun it is gone through with, whatever becomes
+/// of its cause. A rejection's annotation can be wiped, and a plan that had changed can fit again.
+fn begun(status: &DeletionRequestStatus) -> Option<Ending> {
+    let (reason, message) = closed(status, ConditionType::Succeeded)?;
+    let rejected = reason == Reason::Rejected;
+    let state = if rejected { RequestState::Refused } else { RequestState::Cancelled };
+    Some(Ending { state, reason, message })
+}
+
 /// Releases what still exists, finishes what was begun, and then ends the request.
 fn release(case: &Case<'_>, mut status: DeletionRequestStatus, ending: Ending) -> Decision {
     let uid = case.facts.request_uid();
@@ -327,7 +337,19 @@ fn release(case: &Case<'_>, mut status: DeletionRequestStatus, ending: Ending) -
     }
     status.message = Some(format!("{}; {left} Sites still to release or finish", ending.message));
     working(case, &mut status, true, stalled);
-    Decision { effects, status, notes: vec![], requeue: Some(SOON) }
+    let mut requeue = SOON;
+    if begun(&status).is_none() {
+        // The ending is recorded before the first release, so that nothing is held again.
+        let generation = case.facts.request.metadata.generation;
+        let Ending { reason, message, .. } = ending;
+        let fails = ConditionStatus::False;
+        let type_ = ConditionType::Succeeded;
+        status.conditions.set(type_, fails, reason, message, generation, case.now);
+        record_rejections(case.facts, &mut status);
+        effects.clear();
+        requeue = Duration::ZERO;
+    }
+    Decision { effects, status, notes: vec![], requeue: Some(requeue) }
 }
 
 /// Whether the Site, a namespace or an App bears a mark of this request.
