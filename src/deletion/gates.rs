@@ -170,6 +170,10 @@ fn scope_valid(case: &Case<'_>) -> Verdict {
                 ),
             );
         }
+        if let Some(why) = live.not_active(&case.facts.request_uid()) {
+            let message = format!("Site {} {why}", entity.name);
+            return Verdict::closed(Reason::EntityNotActive, message);
+        }
     }
     Verdict::open(
         Reason::ScopeValid,
