@@ -90,6 +90,10 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
         RequestState::Planning | RequestState::AwaitingApproval => {
             before_quorum(facts, status, now)
         }
+        RequestState::Held | RequestState::Purging if lost_finalizer(facts) => {
+            let effects = vec![Effect::AddFinalizer];
+            Decision { effects, status, notes: vec![], requeue: Some(Duration::ZERO) }
+        }
         RequestState::Held | RequestState::Purging => hold::decide(facts, status, now),
         RequestState::Completed
         | RequestState::Refused
@@ -100,6 +104,12 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
             Decision { effects, status, notes: vec![], requeue: None }
         }
     }
+}
+
+/// Whether a DELETE of the request would leave what it holds without anybody to release it.
+fn lost_finalizer(facts: &Facts) -> bool {
+    facts.request.meta().deletion_timestamp.is_none()
+        && !facts.request.finalizers().iter().any(|f| f == names::FINALIZER)
 }
 
 fn before_quorum(facts: &Facts, mut status: DeletionRequestStatus, now: Time) -> Decision {

@@ -308,7 +308,8 @@ fn approved(case: &Case<'_>) -> Verdict {
 
 /// Who created the request, as admission saw them.
 pub fn requester(facts: &Facts) -> Option<&str> {
-    facts.request.annotations().get(names::ANNOTATION_REQUESTED_BY).map(String::as_str)
+    let by = facts.request.annotations().get(names::ANNOTATION_REQUESTED_BY);
+    by.map(String::as_str).filter(|user| !user.is_empty())
 }
 
 /// Whether an approval by this user may count.

@@ -228,6 +228,8 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
             read_digest(ctx, &mut facts, &name).await?;
         }
     }
+    // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
+    facts.api_time = api_server_time(client).await?;
     Ok(Some(facts))
 }
 
