@@ -6,9 +6,8 @@ use kube::ResourceExt;
 
 use super::decide::{
     Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge,
-    record_rejections, tell_approvals,
+    record_rejections, seal, tell_approvals,
 };
-use super::digest::digest;
 use super::gates::{
     Case, approvals_required, backup_is_outdated, backup_of, clocks_disagree, finish, has_started,
     is_verified, keep_until, permit, window_end,
@@ -43,8 +42,8 @@ pub(super) fn decide(facts: &Facts, mut status: DeletionRequestStatus, now: Time
     // that no approval that was forged in between can count. The hold goes on.
     if facts.guard.problems.is_empty() && facts.guard.fingerprint != head.guard {
         head.guard.clone_from(&facts.guard.fingerprint);
+        let new = seal(facts, &mut head, &plan.entities);
         plan.head = Some(head.clone());
-        let new = digest(&head, &plan.entities);
         notes.push(Note::warning(
             Reason::GuardChanged,
             format!("the guard was changed while the request was open: its approvals are void; the digest is {new} now"),
