@@ -444,3 +444,7 @@ pub(super) fn end(
     let note = if done { Note::normal(reason, message) } else { Note::warning(reason, message) };
     Decision { effects: vec![], status, notes: vec![note], requeue: Some(Duration::ZERO) }
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -503,3 +503,7 @@ fn alerts_clear(case: &Case<'_>) -> Verdict {
         Verdict::open(Reason::NotConfigured, "no source of alerts; Development goes without")
     }
 }
+
+#[cfg(test)]
+#[path = "gates_tests.rs"]
+mod tests;

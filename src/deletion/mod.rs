@@ -6,11 +6,17 @@
 mod act;
 pub mod decide;
 pub mod digest;
+#[cfg(test)]
+mod fixtures;
 pub mod gates;
 mod hold;
 mod observe;
 pub mod plan;
 pub mod purge;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;

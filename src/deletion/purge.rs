@@ -175,3 +175,7 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "purge_tests.rs"]
+mod tests;
