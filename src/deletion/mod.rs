@@ -6,12 +6,18 @@
 mod act;
 pub mod decide;
 pub mod digest;
+#[cfg(test)]
+mod fixtures;
 pub mod gates;
 mod hold;
 mod observe;
 pub mod plan;
 mod policy;
 pub mod purge;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
