@@ -122,7 +122,7 @@ fn has_word(line: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word).any(|(at, _)| {
         let ends_in_word = word.ends_with(part);
-        !line[..at].ends_with(part) && !(ends_in_word && line[at + word.len()..].starts_with(part))
+        !(line[..at].ends_with(part) || ends_in_word && line[at + word.len()..].starts_with(part))
     })
 }
 
