@@ -54,7 +54,7 @@ pub(super) async fn april(stage: &mut Stage<'_>) -> Result<()> {
     let name = "april-2022";
     stage.show.act(2, "April 2022: the script that deletes an app is handed the ids of sites");
     let ids: Vec<&str> = stage.tenants.iter().map(|t| t.id.as_str()).collect();
-    let shown = format!("kind: App, ids: [{}, {}, \u{2026} {total}]", ids[0], ids[1]);
+    let shown = format!("kind: App, ids: [{}, {}, \u{2026} {} more]", ids[0], ids[1], total - 2);
     stage.show.command("rita", &format!("kubectl create -f {name}.yaml   # {shown}"));
     let begin = Instant::now();
     let spec = json!({
@@ -215,7 +215,7 @@ async fn window(stage: &mut Stage<'_>, status: &crate::api::DeletionRequestStatu
     let environment = live.spec.environment;
     stage.show.claim(
         environment == Environment::Development && length == WINDOW_SECONDS,
-        format!("The window is {length} s, because the sandbox's policy is a Development one;"),
+        format!("The window is {length} s, because the sandbox's policy is a Development one"),
         format!("Development, {WINDOW_SECONDS} s"),
         format!("{environment:?}, {length} s"),
     )?;
@@ -231,7 +231,7 @@ async fn window(stage: &mut Stage<'_>, status: &crate::api::DeletionRequestStatu
     };
     stage.show.claim(
         said.contains("at least 86400 (24 h) in Production"),
-        "in Production the API server takes none below 24 h",
+        "In Production it is 24 h at least: a policy with less is refused",
         "retention.minimumSeconds refused",
         said,
     )

@@ -9,8 +9,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often to look at what is waited for.
 const POLL: Duration = Duration::from_millis(200);
-/// How often a plain line tells progress where there is no terminal.
-const PLAIN: Duration = Duration::from_secs(5);
+/// How soon a plain line tells what has changed where there is no terminal, and how soon it tells
+/// that nothing has.
+const PLAIN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(15)];
 /// The longest quotation of a message, in characters.
 const QUOTE: usize = 104;
 
@@ -180,7 +181,7 @@ impl Show {
 struct Bar {
     bar: Option<ProgressBar>,
     what: String,
-    told: Instant,
+    told: (Instant, usize),
 }
 
 impl Bar {
@@ -196,7 +197,7 @@ impl Bar {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { bar, what: what.to_owned(), told: Instant::now() }
+        Self { bar, what: what.to_owned(), told: (Instant::now(), 0) }
     }
 
     fn set(&mut self, done: usize, total: usize) {
@@ -205,11 +206,13 @@ impl Bar {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
             }
-            None if self.told.elapsed() > PLAIN => {
-                self.told = Instant::now();
-                let _ = writeln!(std::io::stderr(), "   ... {}: {done}/{total}", self.what);
+            None => {
+                let (at, before) = self.told;
+                if at.elapsed() > PLAIN[usize::from(done == before)] {
+                    self.told = (Instant::now(), done);
+                    let _ = writeln!(std::io::stderr(), "   ... {}: {done}/{total}", self.what);
+                }
             }
-            None => {}
         }
     }
 }
