@@ -106,23 +106,27 @@ async fn play(args: &Args) -> Result<Option<bool>> {
     match result {
         Ok(Times { purge, restore }) => {
             let (claims, took) = (show.claims(), seconds(show.elapsed()));
-            end(&show, sandbox, operator, args.keep)?;
+            let kept = end(sandbox, operator, args.keep)?;
             show.summary(&format!("{claims} claims, each checked, all true, in {took}."));
             show.line(format!(
                 "{DOOMED} sites of {total} purged in {}, restored and verified in {}.",
                 seconds(purge),
                 seconds(restore)
             ));
-            how_to_go_on(&show, args.keep);
+            how_to_go_on(&show, kept.as_deref());
             Ok(Some(true))
         }
         Err(error) => {
-            let logs = keep_logs(&sandbox, args.keep);
-            let operator_ended = operator.is_none();
-            end(&show, sandbox, operator, args.keep && !operator_ended)?;
+            // What never came up is of no use to anybody.
+            let keep = args.keep && operator.is_some();
+            let logs = keep_logs(&sandbox, keep);
+            let kept = end(sandbox, operator, keep)?;
             match error.downcast_ref::<Broken>() {
                 Some(broken) => {
                     show.broken(broken);
+                    if kept.is_some() {
+                        how_to_go_on(&show, kept.as_deref());
+                    }
                     eprintln!("error: a claim did not come true; the logs are in {}", logs?);
                     Ok(Some(false))
                 }
@@ -186,26 +190,32 @@ fn free_folder() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Takes the cluster down, or lets it live on.
-fn end(show: &Show, sandbox: Sandbox, operator: Option<Operator>, keep: bool) -> Result<()> {
+/// Takes the cluster down, or lets it live on: then the administrator's kubeconfig.
+fn end(sandbox: Sandbox, operator: Option<Operator>, keep: bool) -> Result<Option<PathBuf>> {
     if keep {
         let kubeconfig = sandbox.admin_kubeconfig();
         sandbox.detach(operator)?;
-        show.line(format!("\nThe sandbox lives on: export KUBECONFIG={}", kubeconfig.display()));
-        return Ok(());
+        return Ok(Some(kubeconfig));
     }
     drop(operator);
-    sandbox.stop()
+    sandbox.stop()?;
+    Ok(None)
 }
 
-fn how_to_go_on(show: &Show, kept: bool) {
-    if kept {
-        show.line("\nLook around:  kubectl get sites,dreq,bkp,rst; kubectl describe dreq");
-        show.line(format!("As alice:     cargo sandbox kubeconfig --name {NAME} --user alice"));
-        show.line(format!("Take it down: cargo sandbox down --name {NAME}"));
-    } else {
+fn how_to_go_on(show: &Show, kept: Option<&Path>) {
+    let Some(kubeconfig) = kept else {
         show.line("Everything is cleaned up. A cluster of your own to try it in: cargo sandbox up");
-    }
+        return;
+    };
+    show.line(format!(
+        "\nThe cluster lives on. To look around in it:\n  export KUBECONFIG={}",
+        kubeconfig.display()
+    ));
+    show.line("  kubectl get sites,dreq,bkp,rst");
+    show.line(format!(
+        "  export KUBECONFIG=$(cargo sandbox kubeconfig --name {NAME} --user alice)"
+    ));
+    show.line(format!("Take it down: cargo sandbox down --name {NAME}"));
 }
 
 /// Copies the logs of a sandbox that will be removed, and says where they are.
