@@ -248,7 +248,7 @@ pub(super) async fn cancel(stage: &mut Stage<'_>, name: &str) -> Result<()> {
     let limit = Duration::from_secs(60);
     let is_so = |s: &crate::api::DeletionRequestStatus| s.state == Some(RequestState::Cancelled);
     let released = |s: &crate::api::DeletionRequestStatus| (phases(s, EntityPhase::Released), five);
-    let status = stage.until(name, "released", limit, is_so, released).await?;
+    let status = stage.until(name, "sites released", limit, is_so, released).await?;
     stage.sites_are(SiteState::Active).await?;
     let released = status.progress.clone().unwrap_or_default().released;
     stage.show.claim(

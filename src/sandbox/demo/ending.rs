@@ -48,7 +48,7 @@ pub(super) async fn purge(stage: &mut Stage<'_>, name: &str) -> Result<Duration>
         most = phases(s, EntityPhase::Purging).max(most);
         (phases(s, EntityPhase::Purged), five)
     };
-    let status = stage.until(name, "purged", limit, is_so, purged).await?;
+    let status = stage.until(name, "sites purged", limit, is_so, purged).await?;
     let took = begin.elapsed();
     let plan = status.plan.clone().unwrap_or_default();
     let end = status.retention.as_ref().map(|w| w.end_time);
@@ -69,8 +69,7 @@ pub(super) async fn purge(stage: &mut Stage<'_>, name: &str) -> Result<Duration>
     let others = stage.before.part(&stage.five, false);
     let now = stage.look().await?;
     let text = format!(
-        "The other {} are as they were: {} objects, the same UIDs, equal",
-        others.sites(),
+        "All others are as they were: {} objects, the same UIDs, equal",
         number(others.objects())
     );
     stage.show.no_difference(others.difference(&now, Uids::Same), text)?;
@@ -180,7 +179,10 @@ pub(super) async fn restore(stage: &mut Stage<'_>, request: &str) -> Result<Dura
         roots,
     )?;
     let (before, after) = (stage.before.part(&stage.five, false), now.part(&stage.five, false));
-    let text = format!("And the other {} never noticed", before.sites());
+    let text = format!(
+        "And the others never noticed: {} objects, the same UIDs, equal",
+        number(before.objects())
+    );
     stage.show.no_difference(before.difference(&after, Uids::Same), text)?;
     Ok(took)
 }

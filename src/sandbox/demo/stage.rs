@@ -172,7 +172,7 @@ impl Stage<'_> {
             (all.filter(|e| e.backup.is_some()).count(), self.five.len())
         };
         let limit = Duration::from_secs(120);
-        self.until(name, "backed up and held", limit, is_so, backed_up).await
+        self.until(name, "sites backed up and held", limit, is_so, backed_up).await
     }
 
     /// Waits until the five Sites are in this state.
