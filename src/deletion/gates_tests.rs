@@ -225,7 +225,8 @@ fn a_policy_that_is_gone_leaves_the_stricter_of_then_and_the_built_in_one() {
 #[test]
 fn quorum() {
     let robot = "system:serviceaccount:ci:robot";
-    let table: &[(Option<&str>, bool, &[&str], i64, bool)] = &[
+    type Row<'a> = (Option<&'a str>, bool, &'a [&'a str], i64, bool);
+    let table: &[Row<'_>] = &[
         (Some("rita"), false, &["ann", "bob"], 2, true),
         (Some("rita"), false, &["ann"], 2, false),
         (Some("rita"), false, &[], 2, false),
