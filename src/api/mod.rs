@@ -33,6 +33,7 @@ pub use deletion_request::{
 pub use reason::Reason;
 pub use restore::{
     ObjectCounts, Restore, RestoreFailure, RestoreSource, RestoreSpec, RestoreStatus, SiteCounts,
+    VerifiedSite,
 };
 pub use site::{
     Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site, SiteRestore,

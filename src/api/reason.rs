@@ -176,6 +176,16 @@ reasons! {
     KindMissing,
     /// Waiting for workloads to become ready again.
     WaitingForReady,
+    /// The old object of that name is still being deleted.
+    StillTerminating,
+    /// An owner is in no backup: the reference to it was dropped.
+    OwnerMissing,
+    /// The cluster gave another address or volume, because the old one is taken or gone.
+    Reassigned,
+    /// Another manager has written a field since it was restored.
+    ChangedSince,
+    /// It had run to its end, and was not run again.
+    NotRunAgain,
     /// Some sites could not be restored.
     PartiallyFailed,
 }

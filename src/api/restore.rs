@@ -109,12 +109,33 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub failures: Vec<RestoreFailure>,
+    /// The first 100 things that are not as they were, and may be so: an address that was taken,
+    /// an owner that is in no backup, a field that a controller has written since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub notices: Vec<RestoreFailure>,
+    /// The Sites that were verified, in the order in which they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub verified_sites: Vec<VerifiedSite>,
     /// When the work began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
     /// When the work ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+}
+
+/// A Site that is back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedSite {
+    /// Name of the Site.
+    pub name: String,
+    /// UID that it has now: a later Site of that name is another one.
+    pub uid: String,
+    /// Objects that were read back equal.
+    pub objects: i64,
 }
 
 /// How many sites of a Restore stand where.
@@ -143,7 +164,7 @@ pub struct ObjectCounts {
     pub done: i64,
 }
 
-/// Something that could not be restored.
+/// Something that could not be restored, or not as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreFailure {

@@ -263,14 +263,12 @@ fn said(facts: &Facts, reason: Reason, message: String, now: Time) -> Decision {
     let mut status = facts.backup.status.clone().unwrap_or_default();
     status.observed_generation = generation;
     let conditions = &mut status.conditions;
+    // Said once, not at every attempt.
+    let known = conditions.get(ConditionType::Succeeded).is_some_and(|c| c.message == message);
     set(conditions, ConditionType::Reconciling, true, reason, &message, generation, now);
     set(conditions, ConditionType::Succeeded, false, reason, &message, generation, now);
-    Decision {
-        status,
-        last_backup: None,
-        notes: vec![Note::warning(reason, message)],
-        next: Next::Done,
-    }
+    let notes = if known { vec![] } else { vec![Note::warning(reason, message)] };
+    Decision { status, last_backup: None, notes, next: Next::Done }
 }
 
 fn set(

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{CRD_FILES, names};
 use crate::cluster::{Context, Shutdown, shutdown};
 use crate::store::Store;
-use crate::{backup, deletion, site};
+use crate::{backup, deletion, restore, site};
 
 /// How long the rooms have to come to an end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
@@ -127,8 +127,11 @@ async fn run(args: &Args) -> Result<ExitCode> {
 async fn config(args: &Args) -> Result<Config> {
     let mut config = match &args.kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path).with_context(|| {
-                format!("cannot read the kubeconfig {}: check --kubeconfig", path.display())
+            let file = Kubeconfig::read_from(path).map_err(|error| {
+                // The parser draws the place over several lines; the first says what and where.
+                let why = chain(&error);
+                let why = why.lines().next().unwrap_or_default().to_owned();
+                anyhow!("cannot use the kubeconfig {} (--kubeconfig): {why}", path.display())
             })?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
@@ -153,7 +156,8 @@ async fn rooms(ctx: Context, store: Store, ready: Readiness, down: Shutdown) {
     tokio::join!(
         site::run(ctx.clone(), down.clone()),
         deletion::run(ctx.clone(), down.clone()),
-        backup::run(ctx, store, down),
+        backup::run(ctx.clone(), store.clone(), down.clone()),
+        restore::run(ctx, store, down),
     );
 }
 

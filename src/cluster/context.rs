@@ -11,6 +11,7 @@ use kube::{Client, Resource};
 use tokio::sync::Mutex;
 
 use super::discover::{Kinds, discover};
+use super::form::digest_of;
 use super::{Error, Metrics, Result};
 use crate::api::{Reason, Time};
 
@@ -105,7 +106,12 @@ impl Context {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
             reason: note.reason.as_str().to_owned(),
             note: Some(text),
-            action: "Reconcile".to_owned(),
+            // The recorder counts up an event of the same action and reason and keeps its first
+            // note: two approvals would show one name. What is said otherwise is another event.
+            action: format!(
+                "Reconcile-{}",
+                digest_of(note.note.as_bytes()).get(7..15).unwrap_or("")
+            ),
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, &reference).await {

@@ -178,7 +178,7 @@ fn before_quorum(facts: &Facts, mut status: DeletionRequestStatus, now: Time) ->
     match missing {
         Some((_, message)) => {
             status.state = Some(RequestState::AwaitingApproval);
-            status.message = Some(message);
+            status.message = Some(short(&message));
         }
         None => {
             status.state = Some(RequestState::Held);
@@ -390,6 +390,11 @@ pub(super) fn closed(
     let condition = status.conditions.get(type_)?;
     let reason = Reason::ALL.iter().find(|r| r.as_str() == condition.reason)?;
     (condition.status != ConditionStatus::True).then(|| (*reason, condition.message.clone()))
+}
+
+/// A message for the printer column: without the command, which the condition has.
+pub(super) fn short(message: &str) -> String {
+    message.split(": kubectl ").next().unwrap_or(message).to_owned()
 }
 
 /// Refuses a request for its scope.

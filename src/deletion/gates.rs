@@ -467,7 +467,7 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
         return Verdict::closed(
             Reason::WindowRunning,
             format!(
-                "held until {end}; to keep the sites: kubectl patch dreq {} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'",
+                "held until {end}; to keep the sites, cancel: kubectl patch dreq {} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'",
                 case.facts.request.name_any()
             ),
         );

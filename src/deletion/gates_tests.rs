@@ -222,11 +222,12 @@ fn a_policy_that_is_gone_leaves_the_stricter_of_then_and_the_built_in_one() {
 }
 
 /// Requester, whether with override, who approved, how many are needed, whether it is enough.
+type Vote<'a> = (Option<&'a str>, bool, &'a [&'a str], i64, bool);
+
 #[test]
 fn quorum() {
     let robot = "system:serviceaccount:ci:robot";
-    type Row<'a> = (Option<&'a str>, bool, &'a [&'a str], i64, bool);
-    let table: &[Row<'_>] = &[
+    let table: &[Vote<'_>] = &[
         (Some("rita"), false, &["ann", "bob"], 2, true),
         (Some("rita"), false, &["ann"], 2, false),
         (Some("rita"), false, &[], 2, false),

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::decide::{
     Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge,
-    record_rejections, seal, tell_approvals,
+    record_rejections, seal, short, tell_approvals,
 };
 use super::gates::{
     Case, approvals_required, backup_is_outdated, backup_of, clocks_disagree, finish, has_started,
@@ -21,8 +21,10 @@ use crate::api::{
 use crate::cluster::form::digest_of;
 use crate::cluster::{Exact, Note};
 
-/// How soon to look again while something is going on.
+/// How soon to look again while something is waited for.
 const SOON: Duration = Duration::from_millis(500);
+/// How soon to take the step after one that was just taken.
+const NEXT: Duration = Duration::from_millis(20);
 /// By how much longer than needed a backup is kept, so that it need not be prolonged for each
 /// purge: one day, in seconds.
 const KEEP_MARGIN_SECONDS: i64 = 86_400;
@@ -171,7 +173,7 @@ fn hold(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
         }
     }
     status.message = Some(match missing {
-        Some((_, message)) => message,
+        Some((_, message)) => short(&message),
         None => "every gate is open; the purge begins".to_owned(),
     });
     working(case, &mut status, !effects.is_empty() || !backed_up, None);
@@ -256,11 +258,12 @@ fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
     let doing =
         format!("{} of {} Sites purged; Site {}", progress.purged, progress.total, entity.name);
     status.message = Some(match stalled.as_ref().or(message.as_ref()) {
-        Some(why) => format!("{doing}: {why}"),
+        Some(why) => format!("{doing}: {}", short(why)),
         None => doing,
     });
     working(case, &mut status, true, stalled);
-    Decision { effects, status, notes: vec![], requeue: Some(SOON) }
+    let requeue = if effects.is_empty() { SOON } else { NEXT };
+    Decision { effects, status, notes: vec![], requeue: Some(requeue) }
 }
 
 fn step_after(case: &Case<'_>, entity: &PlanEntity, live: &SiteFacts) -> Next {

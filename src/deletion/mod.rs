@@ -12,6 +12,7 @@ pub mod gates;
 mod hold;
 mod observe;
 pub mod plan;
+mod policy;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;
@@ -40,6 +41,10 @@ const CHANGED: Duration = Duration::from_millis(200);
 
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, down: Shutdown) {
+    tokio::join!(run_requests(ctx.clone(), down.clone()), policy::run(ctx, down));
+}
+
+async fn run_requests(ctx: Context, down: Shutdown) {
     let requests: Api<DeserializeGuard<DeletionRequest>> = Api::all(ctx.client.clone());
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());

@@ -1,7 +1,7 @@
 //! What is so: one request, everything that it means, and everything that its gates ask. Live
 //! reads, every one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
@@ -215,7 +215,9 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
         .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
         .try_collect()
         .await?;
-    facts.policies = policies(ctx, facts.sites.values()).await?;
+    // The plan's policy is asked for even when no Site names it any more: it still binds.
+    let planned = status.plan.as_ref().and_then(|p| p.head.as_ref()).map(|h| h.policy_name.clone());
+    facts.policies = policies(ctx, facts.sites.values(), planned).await?;
     facts.guard = observe_guard(
         client,
         &probe_targets(&facts, status.plan.as_ref().map_or(&[], |p| &p.entities)),
@@ -299,11 +301,12 @@ async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {
 async fn policies<'a>(
     ctx: &Context,
     sites: impl Iterator<Item = &'a SiteFacts>,
+    planned: Option<String>,
 ) -> Result<BTreeMap<String, PolicyFacts>> {
     let api: Api<DeletionPolicy> = Api::all(ctx.client.clone());
     let mut all = BTreeMap::new();
-    let names: std::collections::BTreeSet<_> =
-        sites.map(|s| s.site.spec.policy_ref.name.clone()).collect();
+    let named = sites.map(|s| s.site.spec.policy_ref.name.clone());
+    let names: BTreeSet<String> = named.chain(planned).collect();
     for name in names {
         let live = api.get_opt(&name).await.during(format!("read DeletionPolicy {name}"))?;
         let policy = match live {

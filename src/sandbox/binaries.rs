@@ -122,7 +122,7 @@ pub fn unavailable() -> Option<String> {
 ///
 /// # Errors
 /// `REPRIEVE_ASSETS` lacks a program; Go is missing; the build fails.
-pub fn locate(progress: &Progress) -> Result<Binaries> {
+pub fn locate(progress: Progress) -> Result<Binaries> {
     match find()? {
         Found::Folder(folder) => Ok(Binaries { folder }),
         Found::Absent(folder) => build(&folder, progress),
@@ -195,9 +195,7 @@ fn key() -> Result<String> {
 /// The Go command.
 fn go() -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // The second is where Go's own installer puts it, often without touching PATH.
-    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/local/go/bin")]);
-    folders.map(|folder| folder.join("go")).find(|go| go.is_file()).with_context(|| {
+    env::split_paths(&path).map(|folder| folder.join("go")).find(|go| go.is_file()).with_context(|| {
         let names = Program::ALL.map(Program::name).join(", ");
         format!(
             "the sandbox needs Go (1.26 or later) to build its control plane once, and there is \
@@ -206,7 +204,7 @@ fn go() -> Result<PathBuf> {
     })
 }
 
-fn build(folder: &Path, progress: &Progress) -> Result<Binaries> {
+fn build(folder: &Path, progress: Progress) -> Result<Binaries> {
     let go = go()?;
     let parent = folder.parent().context("the cache folder has a parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
@@ -262,15 +260,15 @@ fn compile(go: &Path, program: Program, output: &Path) -> Result<()> {
 }
 
 /// Takes the lock, so that two tests don't build at once. It goes with the process.
-fn lock(path: &Path, progress: &Progress) -> Result<File> {
+fn lock(path: &Path, progress: Progress) -> Result<File> {
     let context = || format!("cannot lock {}", path.display());
     let file = File::create(path).with_context(context)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let step = progress.step("waiting for another process that builds the control plane");
+            // Told even where progress is not: this can take minutes.
+            progress.note("waiting for another process that builds the control plane");
             file.lock().with_context(context)?;
-            step.done("the other process has built");
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(context),
     }

@@ -208,7 +208,8 @@ fn print_summary(dir: &Path, name: &str, state: &State, kubectl: &Option<PathBuf
 
 fn down(name: &str) -> Result<()> {
     let dir = folder(name)?;
-    if !dir.exists() {
+    // Processes may have outlived a folder that somebody removed by hand.
+    if !dir.exists() && process::marked(&dir).is_empty() {
         println!("No sandbox {name:?} is up.");
         return Ok(());
     }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::Sandbox;
 use super::kubeconfig::Credential;
+use crate::api::DeletionRequest;
 use crate::api::names::{OPERATOR_ACCOUNT, OPERATOR_NAMESPACE, OPERATOR_USER};
 use crate::cli::generate::{Generated, generated_files};
 
@@ -47,17 +48,7 @@ pub(super) async fn install(sandbox: &Sandbox) -> Result<()> {
             .with_context(|| format!("{name} is not established"))??;
     }
 
-    applier
-        .apply(json!({
-            "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": OPERATOR_NAMESPACE },
-        }))
-        .await?;
-    applier
-        .apply(json!({
-            "apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": { "name": OPERATOR_ACCOUNT, "namespace": OPERATOR_NAMESPACE },
-        }))
-        .await?;
+    // The namespace and the account come with the rights.
     apply_files(&mut applier, &files, "deploy/rbac").await?;
 
     // Before the guard, which lets nobody but kubelets have one.
@@ -69,6 +60,7 @@ pub(super) async fn install(sandbox: &Sandbox) -> Result<()> {
 
     if apply_files(&mut applier, &files, "deploy/admission").await? > 0 {
         wait_for_guard(&api, &crds[0].name_any()).await?;
+        wait_for_requests(&sandbox.admin()).await?;
     }
     for object in documents(POLICY)? {
         applier.apply(object).await.context("cannot apply the default policy")?;
@@ -128,6 +120,27 @@ async fn wait_for_guard(crds: &Api<CustomResourceDefinition>, crd: &str) -> Resu
     // may come with the next load.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     Ok(())
+}
+
+/// Waits until a DeletionRequest can be created: a mutating policy needs the kind's schema, which
+/// the API server publishes some seconds after the CRD is established.
+async fn wait_for_requests(client: &Client) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let requests: Api<DeletionRequest> = Api::all(client.clone());
+    let probe: DeletionRequest = serde_json::from_value(json!({
+        "metadata": { "name": "sandbox-probe" },
+        "spec": { "target": { "kind": "Site", "ids": ["sandbox-probe"] }, "reason": "a dry run" },
+    }))?;
+    let dry = PostParams { dry_run: true, ..Default::default() };
+    loop {
+        match requests.create(&dry, &probe).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).context("no DeletionRequest can be created");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 /// Server-side apply for any kind, each looked up once.

@@ -105,6 +105,22 @@ impl Sandbox {
         start::start(options).await
     }
 
+    /// As [`Sandbox::start`], for tests: where no sandbox can start (neither programs nor Go), says
+    /// so on standard error, past the harness, and gives nothing: the test is skipped.
+    ///
+    /// # Panics
+    /// It should start, and does not.
+    pub async fn for_test(reprieve: &str) -> Option<Self> {
+        if let Some(reason) = binaries::unavailable() {
+            Progress::Visible.note(&format!("SKIPPED: {reason}"));
+            return None;
+        }
+        match Self::start(Options::new(reprieve)).await {
+            Ok(sandbox) => Some(sandbox),
+            Err(error) => panic!("the sandbox does not start: {error:#}"),
+        }
+    }
+
     /// The folder of everything that it writes.
     pub fn dir(&self) -> &Path {
         &self.layout.root
@@ -182,6 +198,16 @@ impl Sandbox {
     pub fn store_url(&self) -> String {
         url::Url::from_directory_path(self.layout.store())
             .map_or_else(|()| format!("file://{}/", self.layout.store().display()), String::from)
+    }
+
+    /// The programs of its control plane.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// The kubeconfig of the operator's service account, once [`Sandbox::install`] has run.
+    pub fn operator_kubeconfig(&self) -> PathBuf {
+        self.layout.operator()
     }
 
     /// A process of the control plane, to kill, pause or restart. kubectl is none.

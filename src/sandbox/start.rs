@@ -27,8 +27,10 @@ const ATTEMPTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(super) async fn start(options: Options) -> Result<Sandbox> {
+    // A test has no `main` that does this; see Cargo.toml on TLS providers.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let Options { dir, reprieve, nodes, name, progress } = options;
-    let binaries = tokio::task::spawn_blocking(move || binaries::locate(&progress))
+    let binaries = tokio::task::spawn_blocking(move || binaries::locate(progress))
         .await
         .context("the search for the control plane panicked")??;
 

@@ -1,0 +1,300 @@
+//! What to do about a Restore, and what to say of it. Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::api::{
+    Condition, ConditionStatus, ConditionType, Conditions, DeletionRequest, EntityPhase,
+    ObjectCounts, PlanBackup, Reason, RequestState, Restore, RestoreFailure, RestoreStatus,
+    SiteCounts, TargetKind, Time, VerifiedSite,
+};
+use crate::cluster::Note;
+
+/// What a decision about a Restore is made from.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The Restore.
+    pub restore: Restore,
+    /// The DeletionRequest that it names, if it is there.
+    pub request: Option<DeletionRequest>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing but to say how it stands.
+    Report(Box<Decision>),
+    /// These sites are to be restored.
+    Work(Vec<Job>),
+}
+
+/// A site that is to be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Name of the Site.
+    pub name: String,
+    /// UID that the Site had.
+    pub old_uid: String,
+    /// The platform's id of the Site.
+    pub id: String,
+    /// From where.
+    pub backup: PlanBackup,
+    /// What was verified before, in this very Restore.
+    pub verified: Option<VerifiedSite>,
+}
+
+/// How a site of a Restore stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Name of the Site.
+    pub name: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Objects that are to be restored.
+    pub total: i64,
+    /// Objects that are there again.
+    pub done: i64,
+    /// What is not as it was, and may be so.
+    pub notices: Vec<RestoreFailure>,
+}
+
+/// How far a site of a Restore is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not begun.
+    Queued,
+    /// Begun; it waits for this, if it waits.
+    Restoring(Option<(Reason, String)>),
+    /// Read back and equal.
+    Verified(VerifiedSite),
+    /// It cannot be restored by this Restore.
+    Failed(Vec<RestoreFailure>),
+}
+
+/// What to write down and when to look again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The Restore's status.
+    pub status: RestoreStatus,
+    /// Events.
+    pub notes: Vec<Note>,
+    /// When to look again. None: the Restore has ended.
+    pub requeue: Option<Duration>,
+}
+
+/// How long to wait for a request that still deletes.
+const OPEN_REQUEST: Duration = Duration::from_secs(10);
+/// How long to wait before looking again at sites that are not ready yet.
+const NOT_READY: Duration = Duration::from_secs(2);
+/// At most this many failures and notices are written down.
+const MOST: usize = 100;
+
+/// Whether a Restore has ended.
+pub fn has_ended(status: Option<&RestoreStatus>) -> bool {
+    status.is_some_and(|status| status.completion_time.is_some())
+}
+
+/// What to do about this Restore.
+pub fn decide(facts: &Facts, now: Time) -> Step {
+    let old = facts.restore.status.clone().unwrap_or_default();
+    if has_ended(Some(&old)) {
+        return Step::Report(Box::new(Decision { status: old, notes: vec![], requeue: None }));
+    }
+    let name = facts.restore.spec.source.deletion_request_ref.as_ref().map(|r| r.name.as_str());
+    let name = name.unwrap_or_default();
+    let Some(request) = &facts.request else {
+        let message = format!("there is no DeletionRequest {name}");
+        return Step::Report(Box::new(refused(facts, Reason::NothingToRestore, message, now)));
+    };
+    let status = request.status.clone().unwrap_or_default();
+    if !status.state.is_some_and(RequestState::is_final) {
+        let message = format!("the DeletionRequest {name} is still open: waits until it has ended");
+        return Step::Report(Box::new(waits(facts, Reason::RequestStillOpen, message, now)));
+    }
+    let entities = status.plan.unwrap_or_default().entities;
+    let purged: Vec<_> = entities.iter().filter(|e| e.phase == EntityPhase::Purged).collect();
+    if purged.is_empty() {
+        let message = format!("the DeletionRequest {name} purged nothing");
+        return Step::Report(Box::new(refused(facts, Reason::NothingToRestore, message, now)));
+    }
+    if purged.iter().any(|entity| entity.kind == TargetKind::App) {
+        let message = format!("the DeletionRequest {name} purged Apps, not Sites");
+        return Step::Report(Box::new(refused(facts, Reason::KindNotSupported, message, now)));
+    }
+    let jobs = purged.into_iter().map(|entity| Job {
+        name: entity.name.clone(),
+        old_uid: entity.uid.clone(),
+        id: entity.id.clone(),
+        // Without a backup recorded, the archive is looked for where none can be.
+        backup: entity.backup.clone().unwrap_or_else(|| PlanBackup {
+            name: String::new(),
+            location: "none".to_owned(),
+            digest: String::new(),
+            objects: 0,
+            keep_until_time: None,
+        }),
+        verified: old.verified_sites.iter().find(|v| v.name == entity.name).cloned(),
+    });
+    Step::Work(jobs.collect())
+}
+
+/// The order in which sites come back: the higher priority first, then by name.
+pub fn order(sites: &mut [(i32, String)]) {
+    sites.sort_by(|(a, x), (b, y)| b.cmp(a).then_with(|| x.cmp(y)));
+}
+
+/// What to say of a Restore whose sites stand so.
+pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
+    let old = facts.restore.status.clone().unwrap_or_default();
+    let mut status = RestoreStatus {
+        observed_generation: facts.restore.metadata.generation,
+        conditions: old.conditions.clone(),
+        start_time: old.start_time.or(Some(now)),
+        verified_sites: old.verified_sites.clone(),
+        ..Default::default()
+    };
+    let mut counts = SiteCounts { total: len(sites), ..Default::default() };
+    let mut objects = ObjectCounts::default();
+    let mut waiting = None;
+    for site in sites {
+        objects.total += site.total;
+        objects.done += site.done.min(site.total);
+        status.notices.extend(site.notices.iter().cloned());
+        match &site.phase {
+            Phase::Queued => counts.queued += 1,
+            Phase::Restoring(why) => {
+                counts.restoring += 1;
+                waiting = waiting.or(why
+                    .as_ref()
+                    .map(|(reason, why)| (*reason, format!("site {}: {why}", site.name))));
+            }
+            Phase::Verified(verified) => {
+                counts.verified += 1;
+                if !status.verified_sites.iter().any(|v| v.name == verified.name) {
+                    status.verified_sites.push(verified.clone());
+                }
+            }
+            Phase::Failed(failures) => {
+                counts.failed += 1;
+                status.failures.extend(failures.iter().cloned());
+            }
+        }
+    }
+    let notices = status.notices.len();
+    status.failures.truncate(MOST);
+    status.notices.truncate(MOST);
+    let mut notes = vec![];
+    if old.start_time.is_none() {
+        let note = format!("sites: {}, objects: {}", counts.total, objects.total);
+        notes.push(Note::normal(Reason::Restoring, note));
+    }
+    notes.extend(new_failures(&old, &status));
+    let progress = format!("{} of {} sites verified", counts.verified, counts.total);
+    let ended = counts.queued == 0 && counts.restoring == 0;
+    let conditions = &mut status.conditions;
+    let generation = facts.restore.metadata.generation;
+    if ended {
+        let (reason, message) = if counts.failed == 0 {
+            (Reason::Verified, format!("{progress}, {} objects; {notices} notices", objects.done))
+        } else {
+            let message = format!("{progress}, {} failed: see status.failures", counts.failed);
+            (Reason::PartiallyFailed, message)
+        };
+        end(conditions, counts.failed == 0, reason, &message, generation, now);
+        status.completion_time = old.completion_time.or(Some(now));
+        if old.completion_time.is_none() {
+            notes.push(Note { warning: counts.failed > 0, reason, note: message });
+        }
+    } else {
+        let (reason, message) = match waiting {
+            Some((reason, why)) => (reason, format!("{progress}; {why}")),
+            None => (Reason::Progressing, progress),
+        };
+        let unknown = ConditionStatus::Unknown;
+        conditions.unset(ConditionType::Stalled);
+        for (type_, status) in [
+            (ConditionType::Reconciling, ConditionStatus::True),
+            (ConditionType::Succeeded, unknown),
+            (ConditionType::Verified, unknown),
+        ] {
+            conditions.set(type_, status, reason, message.clone(), generation, now);
+        }
+    }
+    status.sites = Some(counts);
+    status.objects = Some(objects);
+    Decision { status, notes, requeue: (!ended).then_some(NOT_READY) }
+}
+
+fn len<T>(all: &[T]) -> i64 {
+    all.len().try_into().unwrap_or(i64::MAX)
+}
+
+/// One event for each reason that was not there before, with its first example.
+fn new_failures(old: &RestoreStatus, new: &RestoreStatus) -> Vec<Note> {
+    let mut told: BTreeSet<&str> = old.failures.iter().map(|f| f.reason.as_str()).collect();
+    let mut notes = vec![];
+    for failure in &new.failures {
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == failure.reason);
+        if let Some(reason) = reason
+            && told.insert(&failure.reason)
+        {
+            let object = failure.object.as_ref().map(|o| format!(", {o}")).unwrap_or_default();
+            let note = format!("site {}{object}: {}", failure.site, failure.message);
+            notes.push(Note::warning(*reason, note));
+        }
+    }
+    notes
+}
+
+fn end(
+    conditions: &mut Vec<Condition>,
+    good: bool,
+    reason: Reason,
+    message: &str,
+    generation: Option<i64>,
+    now: Time,
+) {
+    let status = if good { ConditionStatus::True } else { ConditionStatus::False };
+    conditions.unset(ConditionType::Reconciling);
+    conditions.set(ConditionType::Succeeded, status, reason, message, generation, now);
+    conditions.set(ConditionType::Verified, status, reason, message, generation, now);
+    if good {
+        conditions.unset(ConditionType::Stalled);
+    } else {
+        let stalled = ConditionStatus::True;
+        conditions.set(ConditionType::Stalled, stalled, reason, message, generation, now);
+    }
+}
+
+/// It can never be done.
+fn refused(facts: &Facts, reason: Reason, message: String, now: Time) -> Decision {
+    let mut status = facts.restore.status.clone().unwrap_or_default();
+    let generation = facts.restore.metadata.generation;
+    status.observed_generation = generation;
+    status.completion_time = Some(now);
+    end(&mut status.conditions, false, reason, &message, generation, now);
+    Decision { status, notes: vec![Note::warning(reason, message)], requeue: None }
+}
+
+/// It cannot begin yet.
+fn waits(facts: &Facts, reason: Reason, message: String, now: Time) -> Decision {
+    let mut status = facts.restore.status.clone().unwrap_or_default();
+    let generation = facts.restore.metadata.generation;
+    status.observed_generation = generation;
+    let already = status
+        .conditions
+        .get(ConditionType::Succeeded)
+        .is_some_and(|c| c.reason == reason.as_str());
+    for (type_, value) in [
+        (ConditionType::Reconciling, ConditionStatus::True),
+        (ConditionType::Succeeded, ConditionStatus::False),
+    ] {
+        status.conditions.set(type_, value, reason, message.clone(), generation, now);
+    }
+    let notes = if already { vec![] } else { vec![Note::normal(reason, message)] };
+    Decision { status, notes, requeue: Some(OPEN_REQUEST) }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

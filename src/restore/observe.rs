@@ -1,0 +1,26 @@
+//! What is read, live, before a Restore is decided on.
+
+use kube::Api;
+
+use super::decide::Facts;
+use crate::api::{DeletionRequest, Restore};
+use crate::cluster::{Context, During, Result};
+
+/// Reads the Restore and what it names. None: the Restore is gone.
+///
+/// # Errors
+/// What the API server said.
+pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
+    let restores: Api<Restore> = Api::all(ctx.client.clone());
+    let doing = format!("read the Restore {name}");
+    let Some(restore) = restores.get_opt(name).await.during(doing)? else {
+        return Ok(None);
+    };
+    let mut request = None;
+    if let Some(reference) = &restore.spec.source.deletion_request_ref {
+        let requests: Api<DeletionRequest> = Api::all(ctx.client.clone());
+        let doing = format!("read the DeletionRequest {}", reference.name);
+        request = requests.get_opt(&reference.name).await.during(doing)?;
+    }
+    Ok(Some(Facts { restore, request }))
+}
