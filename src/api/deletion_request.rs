@@ -277,6 +277,10 @@ pub struct PlanHead {
     /// as they were when the plan was made: a guard that was taken away, even for a moment, gives
     /// another digest, and the approvals of the old one are void.
     pub guard: String,
+    /// Counts up when an annotation named the digest before there was this plan: whoever wrote it
+    /// had worked it out beforehand, not read the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<i64>,
     /// The policy's values when the plan was made. Stricter ones apply at once, weaker ones never.
     pub policy: DeletionPolicySpec,
 }

@@ -1,49 +1,6 @@
-//! The command line of `reprieve`.
+//! The commands of `reprieve`, all but the sandbox's.
 //!
 //! This room shows and starts; it must not decide.
 
 pub mod generate;
 pub mod run;
-
-use std::process::ExitCode;
-
-use clap::{Parser, Subcommand};
-
-/// A Kubernetes operator that gives every deletion of a tenant site a reprieve.
-#[derive(Debug, Parser)]
-#[command(name = "reprieve", version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the operator until SIGTERM or SIGINT.
-    Run(run::Args),
-    /// Write the files that are generated from the code (crds/, deploy/), or check them.
-    Generate(generate::Args),
-    /// A throw-away cluster of real components on this machine, to try things in.
-    #[cfg(feature = "sandbox")]
-    Sandbox(crate::sandbox::cli::Args),
-}
-
-/// Parses the command line and carries it out. Errors go to standard error, one line each.
-pub fn main() -> ExitCode {
-    // First of all, before any connection: see Cargo.toml on TLS providers.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cli = Cli::parse();
-    let result = match cli.command {
-        Command::Run(args) => run::main(&args),
-        Command::Generate(args) => generate::main(&args),
-        #[cfg(feature = "sandbox")]
-        Command::Sandbox(args) => crate::sandbox::cli::main(&args),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}

@@ -13,7 +13,7 @@ use super::purge::Step;
 use super::{gates, hold};
 use crate::api::{
     Approval, ConditionStatus, ConditionType, Conditions, Deletion, DeletionRequestStatus, Plan,
-    PlanHead, Progress, Reason, Rejection, RequestState, Time, names,
+    PlanEntity, PlanHead, Progress, Reason, Rejection, RequestState, Time, names,
 };
 use crate::cluster::{Exact, Note};
 
@@ -90,6 +90,10 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
         RequestState::Planning | RequestState::AwaitingApproval => {
             before_quorum(facts, status, now)
         }
+        RequestState::Held | RequestState::Purging if lost_finalizer(facts) => {
+            let effects = vec![Effect::AddFinalizer];
+            Decision { effects, status, notes: vec![], requeue: Some(Duration::ZERO) }
+        }
         RequestState::Held | RequestState::Purging => hold::decide(facts, status, now),
         RequestState::Completed
         | RequestState::Refused
@@ -100,6 +104,12 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
             Decision { effects, status, notes: vec![], requeue: None }
         }
     }
+}
+
+/// Whether a DELETE of the request would leave what it holds without anybody to release it.
+fn lost_finalizer(facts: &Facts) -> bool {
+    facts.request.meta().deletion_timestamp.is_none()
+        && !facts.request.finalizers().iter().any(|f| f == names::FINALIZER)
 }
 
 fn before_quorum(facts: &Facts, mut status: DeletionRequestStatus, now: Time) -> Decision {
@@ -190,7 +200,7 @@ fn plan(facts: &Facts, scope: &Scope, before: Option<&Plan>, now: Time) -> Plan 
     let mut expected_alerts = spec.expected_alerts.clone();
     expected_alerts.sort();
     let policy = &scope.policy;
-    let head = PlanHead {
+    let mut head = PlanHead {
         request_uid: facts.request_uid(),
         retention_seconds: spec.retention_seconds.unwrap_or(policy.spec.retention.default_seconds),
         max_entities: spec.max_entities.unwrap_or(policy.spec.blast_radius.max_entities),
@@ -199,12 +209,14 @@ fn plan(facts: &Facts, scope: &Scope, before: Option<&Plan>, now: Time) -> Plan 
         policy_uid: policy.uid.clone(),
         policy: policy.spec.clone(),
         guard: facts.guard.fingerprint.clone(),
+        round: before.and_then(|b| b.head.as_ref()).and_then(|h| h.round),
     };
-    let digest = digest(&head, &scope.entities);
-    let planned_time = before
-        .filter(|b| b.digest.as_deref() == Some(&digest))
-        .and_then(|b| b.planned_time)
-        .unwrap_or(now);
+    let mut digest = digest(&head, &scope.entities);
+    let mut planned_time = now;
+    match before.filter(|b| b.digest.as_deref() == Some(&digest)) {
+        Some(before) => planned_time = before.planned_time.unwrap_or(now),
+        None => digest = seal(facts, &mut head, &scope.entities),
+    }
     Plan {
         digest: Some(digest),
         planned_time: Some(planned_time),
@@ -213,6 +225,25 @@ fn plan(facts: &Facts, scope: &Scope, before: Option<&Plan>, now: Time) -> Plan 
         entities: scope.entities.clone(),
         refusals: vec![],
         refusal_counts: vec![],
+    }
+}
+
+/// The digest of a new plan, in a round in which no annotation names it yet. Everything else in a
+/// head can be known beforehand: who takes the guard away could leave approvals of the digest that
+/// will be there when it is back.
+pub(super) fn seal(facts: &Facts, head: &mut PlanHead, entities: &[PlanEntity]) -> String {
+    head.round = None;
+    loop {
+        let digest = digest(head, entities);
+        let mut approvals = facts
+            .request
+            .annotations()
+            .iter()
+            .filter(|(k, _)| k.starts_with(names::APPROVAL_PREFIX));
+        if !approvals.any(|(_, value)| value.split(' ').next() == Some(&digest)) {
+            return digest;
+        }
+        head.round = Some(head.round.unwrap_or(0) + 1);
     }
 }
 
@@ -258,6 +289,13 @@ fn rejections(facts: &Facts) -> Vec<Rejection> {
             time: facts.api_time,
         })
         .collect()
+}
+
+/// Copies the rejections into the status, where no GitOps tool can wipe them.
+pub(super) fn record_rejections(facts: &Facts, status: &mut DeletionRequestStatus) {
+    if status.rejections.is_empty() {
+        status.rejections = rejections(facts);
+    }
 }
 
 /// The approvals that count for this digest: those that the status has, and those annotations that
@@ -391,9 +429,7 @@ pub(super) fn end(
 ) -> Decision {
     let generation = facts.request.metadata.generation;
     let Ending { state, reason, message } = ending;
-    if status.rejections.is_empty() {
-        status.rejections = rejections(facts);
-    }
+    record_rejections(facts, &mut status);
     let done = state == RequestState::Completed;
     let succeeded = if done { ConditionStatus::True } else { ConditionStatus::False };
     let conditions = &mut status.conditions;
@@ -413,3 +449,7 @@ pub(super) fn end(
     let note = if done { Note::normal(reason, message) } else { Note::warning(reason, message) };
     Decision { effects: vec![], status, notes: vec![note], requeue: Some(Duration::ZERO) }
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

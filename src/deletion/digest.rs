@@ -61,3 +61,7 @@ fn leaf(entity: &PlanEntity) -> Value {
 fn line_digest(value: &Value) -> String {
     digest_of(value.to_string().as_bytes())
 }
+
+#[cfg(test)]
+#[path = "digest_tests.rs"]
+mod tests;

@@ -170,6 +170,10 @@ fn scope_valid(case: &Case<'_>) -> Verdict {
                 ),
             );
         }
+        if let Some(why) = live.not_active(&case.facts.request_uid()) {
+            let message = format!("Site {} {why}", entity.name);
+            return Verdict::closed(Reason::EntityNotActive, message);
+        }
     }
     Verdict::open(
         Reason::ScopeValid,
@@ -304,7 +308,8 @@ fn approved(case: &Case<'_>) -> Verdict {
 
 /// Who created the request, as admission saw them.
 pub fn requester(facts: &Facts) -> Option<&str> {
-    facts.request.annotations().get(names::ANNOTATION_REQUESTED_BY).map(String::as_str)
+    let by = facts.request.annotations().get(names::ANNOTATION_REQUESTED_BY);
+    by.map(String::as_str).filter(|user| !user.is_empty())
 }
 
 /// Whether an approval by this user may count.
@@ -444,6 +449,9 @@ fn failure(backup: &Backup) -> Option<String> {
 fn retention_elapsed(case: &Case<'_>) -> Verdict {
     let Some(window) = &case.retention else {
         return match case.state {
+            RequestState::Held | RequestState::Purging if clocks_disagree(case).is_some() => {
+                Verdict::closed(Reason::ClocksDisagree, clocks_disagree(case).unwrap_or_default())
+            }
             RequestState::Held | RequestState::Purging => Verdict::closed(
                 Reason::WindowNotBegun,
                 "the window begins when every entity is backed up and held",
@@ -451,12 +459,8 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
             _ => Verdict::later(),
         };
     };
-    let skew = case.now.seconds_since(case.facts.api_time);
-    if skew.abs() > CLOCK_TOLERANCE_SECONDS {
-        return Verdict::closed(
-            Reason::ClocksDisagree,
-            format!("the operator's clock and the API server's differ by {skew} s: set them right"),
-        );
+    if let Some(skew) = clocks_disagree(case) {
+        return Verdict::closed(Reason::ClocksDisagree, skew);
     }
     let end = window_end(case, window);
     if case.now < end || case.facts.api_time < end {
@@ -469,6 +473,14 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
         );
     }
     Verdict::open(Reason::WindowPassed, format!("held from {} to {end}", window.start_time))
+}
+
+/// By how much the operator's clock and the API server's disagree, in words, if they do.
+pub fn clocks_disagree(case: &Case<'_>) -> Option<String> {
+    let skew = case.now.seconds_since(case.facts.api_time);
+    (skew.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+        format!("the operator's clock and the API server's differ by {skew} s: set them right")
+    })
 }
 
 /// The end of the window: a policy that asks for more now extends it.
@@ -491,3 +503,7 @@ fn alerts_clear(case: &Case<'_>) -> Verdict {
         Verdict::open(Reason::NotConfigured, "no source of alerts; Development goes without")
     }
 }
+
+#[cfg(test)]
+#[path = "gates_tests.rs"]
+mod tests;

@@ -5,13 +5,12 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use super::decide::{
-    Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge, short,
-    tell_approvals,
+    Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge,
+    record_rejections, seal, short, tell_approvals,
 };
-use super::digest::digest;
 use super::gates::{
-    Case, approvals_required, backup_is_outdated, backup_of, finish, has_started, is_verified,
-    keep_until, permit, window_end,
+    Case, approvals_required, backup_is_outdated, backup_of, clocks_disagree, finish, has_started,
+    is_verified, keep_until, permit, window_end,
 };
 use super::observe::{Facts, SiteFacts, next_entity};
 use super::purge::{Next, mark, next};
@@ -45,8 +44,8 @@ pub(super) fn decide(facts: &Facts, mut status: DeletionRequestStatus, now: Time
     // that no approval that was forged in between can count. The hold goes on.
     if facts.guard.problems.is_empty() && facts.guard.fingerprint != head.guard {
         head.guard.clone_from(&facts.guard.fingerprint);
+        let new = seal(facts, &mut head, &plan.entities);
         plan.head = Some(head.clone());
-        let new = digest(&head, &plan.entities);
         notes.push(Note::warning(
             Reason::GuardChanged,
             format!("the guard was changed while the request was open: its approvals are void; the digest is {new} now"),
@@ -78,7 +77,8 @@ pub(super) fn decide(facts: &Facts, mut status: DeletionRequestStatus, now: Time
         reason,
         message,
     });
-    let mut decision = match asked_to_end(facts, &status).or(changed) {
+    let ending = begun(&status).or_else(|| asked_to_end(facts, &status)).or(changed);
+    let mut decision = match ending {
         Some(ending) => release(&case, status, ending),
         None if state == RequestState::Held => hold(&case, status),
         None => purge(&case, status),
@@ -150,12 +150,12 @@ fn hold(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
         }
     }
     let mut requeue = LOOK_AGAIN;
-    if backed_up && all_held && status.retention.is_none() {
-        // The window counts from when every entity was backed up and seen held, not before.
-        status.retention = Some(RetentionWindow {
-            start_time: case.now,
-            end_time: case.now.plus_seconds(case.head.retention_seconds),
-        });
+    if backed_up && all_held && status.retention.is_none() && clocks_disagree(case).is_none() {
+        // The window counts from when every entity was backed up and seen held, not before; and
+        // by a clock that is right: one that goes behind would have begun it too early.
+        let start_time = case.now.max(case.facts.api_time);
+        let end_time = start_time.plus_seconds(case.head.retention_seconds);
+        status.retention = Some(RetentionWindow { start_time, end_time });
         requeue = Duration::ZERO;
     }
     let missing = first_closed(&status);
@@ -297,6 +297,15 @@ fn set_phase(status: &mut DeletionRequestStatus, entity: &PlanEntity, phase: Ent
     }
 }
 
+/// The ending that the status has recorded: once begun it is gone through with, whatever becomes
+/// of its cause. A rejection's annotation can be wiped, and a plan that had changed can fit again.
+fn begun(status: &DeletionRequestStatus) -> Option<Ending> {
+    let (reason, message) = closed(status, ConditionType::Succeeded)?;
+    let rejected = reason == Reason::Rejected;
+    let state = if rejected { RequestState::Refused } else { RequestState::Cancelled };
+    Some(Ending { state, reason, message })
+}
+
 /// Releases what still exists, finishes what was begun, and then ends the request.
 fn release(case: &Case<'_>, mut status: DeletionRequestStatus, ending: Ending) -> Decision {
     let uid = case.facts.request_uid();
@@ -330,7 +339,19 @@ fn release(case: &Case<'_>, mut status: DeletionRequestStatus, ending: Ending) -
     }
     status.message = Some(format!("{}; {left} Sites still to release or finish", ending.message));
     working(case, &mut status, true, stalled);
-    Decision { effects, status, notes: vec![], requeue: Some(SOON) }
+    let mut requeue = SOON;
+    if begun(&status).is_none() {
+        // The ending is recorded before the first release, so that nothing is held again.
+        let generation = case.facts.request.metadata.generation;
+        let Ending { reason, message, .. } = ending;
+        let fails = ConditionStatus::False;
+        let type_ = ConditionType::Succeeded;
+        status.conditions.set(type_, fails, reason, message, generation, case.now);
+        record_rejections(case.facts, &mut status);
+        effects.clear();
+        requeue = Duration::ZERO;
+    }
+    Decision { effects, status, notes: vec![], requeue: Some(requeue) }
 }
 
 /// Whether the Site, a namespace or an App bears a mark of this request.

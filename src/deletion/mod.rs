@@ -6,11 +6,18 @@
 mod act;
 pub mod decide;
 pub mod digest;
+#[cfg(test)]
+mod fixtures;
 pub mod gates;
 mod hold;
 mod observe;
 pub mod plan;
+mod policy;
 pub mod purge;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +41,10 @@ const CHANGED: Duration = Duration::from_millis(200);
 
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, down: Shutdown) {
+    tokio::join!(run_requests(ctx.clone(), down.clone()), policy::run(ctx, down));
+}
+
+async fn run_requests(ctx: Context, down: Shutdown) {
     let requests: Api<DeserializeGuard<DeletionRequest>> = Api::all(ctx.client.clone());
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());

@@ -139,7 +139,27 @@ impl SiteFacts {
         {
             return Some("is being deleted past the gates".to_owned());
         }
-        None
+        self.not_whole()
+    }
+
+    /// Why its namespaces are not exactly those of its spec, each of them its own; to be read
+    /// after its name. The spec can name a namespace of the system or of another tenant, and what
+    /// the spec does not name is in no backup.
+    fn not_whole(&self) -> Option<String> {
+        let name = self.site.name_any();
+        let wanted = self.site.namespace_names();
+        for namespace in &self.namespaces {
+            let own = namespace.labels().get(names::LABEL_SITE) == Some(&name);
+            let namespace = namespace.name_any();
+            if !own {
+                return Some(format!("names namespace {namespace}, which is not its own"));
+            }
+            if !wanted.contains(&namespace) {
+                return Some(format!("does not name its namespace {namespace}: no backup has it"));
+            }
+        }
+        let absent = wanted.iter().find(|w| self.namespaces.iter().all(|n| n.name_any() != **w));
+        absent.map(|namespace| format!("lacks its namespace {namespace}"))
     }
 
     /// Claims whose disks would go with them.
@@ -210,6 +230,8 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
             read_digest(ctx, &mut facts, &name).await?;
         }
     }
+    // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
+    facts.api_time = api_server_time(client).await?;
     Ok(Some(facts))
 }
 

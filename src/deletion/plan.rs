@@ -228,3 +228,7 @@ fn refused(kind: TargetKind, asked: usize, mut bad: Vec<(Reason, Refusal)>) -> R
         refusals: bad.into_iter().map(|(_, refusal)| refusal).take(REFUSALS_SHOWN).collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -70,6 +70,9 @@ pub fn next(entity: &PlanEntity, live: &SiteFacts, request: &str, request_uid: &
         if !entity.namespaces.iter().any(|n| Some(&n.uid) == namespace.uid().as_ref()) {
             return Next::Stalled(format!("namespace {} is not in the plan", namespace.name_any()));
         }
+        if namespace.labels().get(names::LABEL_SITE) != Some(&entity.name) {
+            return Next::Stalled(format!("namespace {} is not the Site's", namespace.name_any()));
+        }
     }
     // Before anything goes, and again each time: a claim can appear at any moment.
     if let Some(claim) = live.unretained().first() {
@@ -172,3 +175,7 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "purge_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, down: Shutdown) {
     let apps: Api<DeserializeGuard<App>> = Api::all(ctx.client.clone());
-    let sites: Api<PartialObjectMeta<Site>> = Api::all(ctx.client.clone());
+    let sites: Api<DeserializeGuard<Site>> = Api::all(ctx.client.clone());
     let deployments: Api<PartialObjectMeta<Deployment>> = Api::all(ctx.client.clone());
     let sets: Api<PartialObjectMeta<StatefulSet>> = Api::all(ctx.client.clone());
     let labelled = || watcher::Config::default().labels(names::LABEL_APP);
@@ -34,15 +34,16 @@ pub async fn run(ctx: Context, down: Shutdown) {
         .watches_with(deployments, (), labelled(), |object| of_label(&object))
         .watches_with(sets, (), labelled(), |object| of_label(&object))
         .watches_with(sites, (), watcher::Config::default(), move |site| {
-            // A Site that is held, released or restored concerns each of its Apps. Its namespaces
-            // are not in its metadata; most sites have the one of their own name, the others are
-            // looked at again by their requeue.
-            let namespace = site.name_any();
+            // A Site that is held, released or restored concerns each of its Apps.
+            let namespaces = site.0.as_ref().map(Site::namespace_names).unwrap_or_default();
             store
                 .state()
                 .into_iter()
-                .filter(|app| app.namespace().as_deref() == Some(&namespace))
-                .map(|app| ObjectRef::new(&app.name_any()).within(&namespace))
+                .filter(|app| app.namespace().is_some_and(|n| namespaces.contains(&n)))
+                .map(|app| {
+                    let namespace = app.namespace().unwrap_or_default();
+                    ObjectRef::new(&app.name_any()).within(&namespace)
+                })
                 .collect::<Vec<_>>()
         });
     let context = ctx.clone();

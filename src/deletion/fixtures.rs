@@ -1,0 +1,309 @@
+//! What the tests of this room share: facts from a few words.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::decide::{Decision, decide};
+use super::digest::digest;
+use super::gates::{Case, GATES, Verdict};
+use super::observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
+use crate::api::{
+    App, Approval, Backup, ConditionType, DeletionPolicySpec, DeletionRequestStatus, Environment,
+    Plan, PlanHead, RequestState, RetentionWindow, Site, Target, TargetKind, Time, names,
+};
+use crate::cluster::{GuardState, Holder};
+
+/// Some time.
+pub fn at(seconds: i64) -> Time {
+    chrono::DateTime::from_timestamp(1_650_000_000 + seconds, 0).unwrap().into()
+}
+
+pub fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+/// A policy for Development: two people, three with override, 10 to 1000 s, by default 60.
+pub fn development() -> DeletionPolicySpec {
+    serde_json::from_value(json!({
+        "environment": "Development",
+        "retention": { "minimumSeconds": 10, "defaultSeconds": 60, "maximumSeconds": 1000 },
+    }))
+    .unwrap()
+}
+
+/// A Site of this name with one namespace of the same name, an App `wiki` in it and a claim whose
+/// disk is kept. Its id is `site-<name>`, its UID `su-<name>`.
+pub fn site(name: &str) -> SiteFacts {
+    site_with(name, json!({}))
+}
+
+pub fn site_with(name: &str, extra: Value) -> SiteFacts {
+    let mut site = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Site",
+        "metadata": {
+            "name": name, "uid": format!("su-{name}"), "resourceVersion": "1",
+            "finalizers": [names::FINALIZER],
+        },
+        "spec": { "id": format!("site-{name}"), "tenant": { "name": format!("Tenant {name}") } },
+    });
+    merge(&mut site, extra);
+    SiteFacts {
+        site: serde_json::from_value::<Site>(site).unwrap(),
+        namespaces: vec![namespace(name, name)],
+        apps: vec![app(name, "wiki")],
+        backups: vec![],
+        claims: vec![Claim { name: format!("{name}/data"), retained: true }],
+        live_digest: None,
+    }
+}
+
+pub fn namespace(site: &str, name: &str) -> k8s_openapi::api::core::v1::Namespace {
+    serde_json::from_value(json!({ "metadata": {
+        "name": name, "uid": format!("nu-{name}"), "resourceVersion": "1",
+        "labels": { (names::LABEL_SITE): site },
+    } }))
+    .unwrap()
+}
+
+pub fn app(namespace: &str, name: &str) -> App {
+    serde_json::from_value(json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "App",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": format!("au-{namespace}-{name}"),
+            "resourceVersion": "1", "finalizers": [names::FINALIZER],
+        },
+        "spec": { "id": format!("app-{namespace}-{name}"), "product": name, "manifests": [{}] },
+    }))
+    .unwrap()
+}
+
+/// A verified Backup of a Site of this name for the request `ru`, kept for 60 days from `at(0)`.
+pub fn backup(site: &str, n: usize, extra: Value) -> Backup {
+    let mut backup = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup",
+        "metadata": { "name": format!("{site}-{n}"), "uid": format!("bu-{site}-{n}"), "resourceVersion": "1" },
+        "spec": {
+            "siteRef": { "name": site, "uid": format!("su-{site}"), "id": format!("site-{site}") },
+            "purpose": "BeforeDeletion",
+            "keepUntilTime": at(60 * 86_400),
+        },
+        "status": {
+            "location": format!("sites/site-{site}/{n}"), "digest": "sha256:content", "objects": 3,
+            "conditions": [condition("Succeeded", "True", ""), condition("Verified", "True", "")],
+        },
+    });
+    merge(&mut backup, extra);
+    serde_json::from_value(backup).unwrap()
+}
+
+pub fn condition(type_: &str, status: &str, message: &str) -> Value {
+    json!({
+        "type": type_, "status": status, "reason": "Verified", "message": message,
+        "lastTransitionTime": at(0),
+    })
+}
+
+/// A request by `rita` for these Sites, which live under the policy `default` for Development. The
+/// guard is in place.
+pub fn facts(sites: &[&str]) -> Facts {
+    let ids: Vec<String> = sites.iter().map(|name| format!("site-{name}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut facts = asking(TargetKind::Site, &ids, json!({}));
+    for name in sites {
+        add(&mut facts, site(name));
+    }
+    facts
+}
+
+/// A request with this spec, in an empty world.
+pub fn asking(kind: TargetKind, ids: &[&str], extra: Value) -> Facts {
+    let mut request = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "DeletionRequest",
+        "metadata": {
+            "name": "r", "uid": "ru", "resourceVersion": "1", "generation": 1,
+            "creationTimestamp": at(0), "finalizers": [names::FINALIZER],
+            "annotations": { (names::ANNOTATION_REQUESTED_BY): "rita" },
+        },
+        "spec": { "target": { "kind": kind, "ids": ids }, "reason": "contract ended" },
+    });
+    merge(&mut request, extra);
+    let policy =
+        PolicyFacts { name: "default".to_owned(), uid: Some("pu".to_owned()), spec: development() };
+    Facts {
+        request: serde_json::from_value(request).unwrap(),
+        holders: Default::default(),
+        sites: BTreeMap::new(),
+        policies: [("default".to_owned(), policy)].into(),
+        others: vec![],
+        guard: GuardState { problems: vec![], fingerprint: "g1".to_owned() },
+        api_time: at(0),
+    }
+}
+
+/// Adds a Site and who holds its id.
+pub fn add(facts: &mut Facts, site: SiteFacts) {
+    let holder = Holder {
+        kind: TargetKind::Site,
+        name: site.site.name_any(),
+        namespace: None,
+        uid: site.uid(),
+    };
+    facts.holders.entry(site.site.spec.id.clone()).or_default().push(holder);
+    facts.sites.insert(site.site.name_any(), site);
+}
+
+pub fn other(name: &str, created: Time, kind: TargetKind, ids: &[&str]) -> OpenRequest {
+    OpenRequest {
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        created: Some(created),
+        target: Target { kind, ids: ids.iter().map(|id| (*id).to_owned()).collect() },
+    }
+}
+
+pub fn policy(facts: &mut Facts) -> &mut DeletionPolicySpec {
+    &mut facts.policies.get_mut("default").unwrap().spec
+}
+
+pub fn production() -> DeletionPolicySpec {
+    DeletionPolicySpec { environment: Environment::Production, ..DeletionPolicySpec::built_in() }
+}
+
+pub fn annotate(facts: &mut Facts, key: impl Into<String>, value: impl Into<String>) {
+    facts.request.annotations_mut().insert(key.into(), value.into());
+}
+
+/// What `kubectl annotate` of an approver leaves.
+pub fn approve(facts: &mut Facts, user: &str, digest: &str) {
+    annotate(
+        facts,
+        format!("{}{}", names::APPROVAL_PREFIX, user.replace(':', "-")),
+        format!("{digest} {user}"),
+    );
+}
+
+/// Decides, and takes the status over.
+pub fn step(facts: &mut Facts, now: Time) -> Decision {
+    facts.api_time = now;
+    let decision = decide(facts, now);
+    facts.request.status = Some(decision.status.clone());
+    decision
+}
+
+/// The digest of the plan as the status has it.
+pub fn plan_digest(facts: &Facts) -> String {
+    facts.request.status.as_ref().unwrap().plan.as_ref().unwrap().digest.clone().unwrap()
+}
+
+pub fn state(decision: &Decision) -> RequestState {
+    decision.status.state.unwrap()
+}
+
+pub fn reason(status: &DeletionRequestStatus, type_: ConditionType) -> &str {
+    status.conditions.iter().find(|c| c.type_ == type_.as_str()).map_or("", |c| &c.reason)
+}
+
+/// A request for these Sites, all of them backed up, held and approved by Ann and Bob, its window
+/// over: everything is open at `at(1000)`. Then whatever a test takes away.
+#[derive(Clone)]
+pub struct Gated {
+    pub facts: Facts,
+    pub plan: Plan,
+    pub head: PlanHead,
+    pub state: RequestState,
+    pub approvals: Vec<Approval>,
+    pub retention: Option<RetentionWindow>,
+    pub now: Time,
+}
+
+impl Gated {
+    pub fn new(sites: &[&str]) -> Self {
+        let mut facts = facts(sites);
+        step(&mut facts, at(0));
+        let plan = facts.request.status.as_ref().unwrap().plan.clone().unwrap();
+        for (name, live) in &mut facts.sites {
+            live.backups = vec![backup(name, 1, json!({}))];
+            live.live_digest = Some("sha256:content".to_owned());
+            hold(live, "ru", "Held");
+        }
+        facts.api_time = at(1000);
+        let mut gated = Self {
+            facts,
+            head: plan.head.clone().unwrap(),
+            plan,
+            state: RequestState::Purging,
+            approvals: vec![],
+            retention: Some(RetentionWindow { start_time: at(100), end_time: at(160) }),
+            now: at(1000),
+        };
+        gated.approved_by(&["ann", "bob"]);
+        gated
+    }
+
+    /// These approvals of the digest of the plan as it is now.
+    pub fn approved_by(&mut self, people: &[&str]) {
+        self.plan.digest = Some(digest(&self.head, &self.plan.entities));
+        let digest = self.plan.digest.clone().unwrap();
+        let approval = |user: &&str| Approval {
+            user: (*user).to_owned(),
+            digest: digest.clone(),
+            time: at(1),
+        };
+        self.approvals = people.iter().map(approval).collect();
+    }
+
+    pub fn case(&self) -> Case<'_> {
+        Case {
+            facts: &self.facts,
+            plan: &self.plan,
+            head: &self.head,
+            state: self.state,
+            approvals: &self.approvals,
+            remarks: "",
+            retention: self.retention.clone(),
+            now: self.now,
+        }
+    }
+
+    pub fn gate(&self, type_: ConditionType) -> Verdict {
+        let (_, gate) = GATES.into_iter().find(|(t, _)| *t == type_).unwrap();
+        gate(&self.case())
+    }
+
+    pub fn live(&mut self, name: &str) -> &mut SiteFacts {
+        self.facts.sites.get_mut(name).unwrap()
+    }
+
+    /// The facts as the room would read them, with the status of this request.
+    pub fn into_facts(self) -> Facts {
+        let mut facts = self.facts;
+        let mut plan = self.plan;
+        plan.head = Some(self.head);
+        facts.request.status = Some(DeletionRequestStatus {
+            observed_generation: Some(1),
+            state: Some(self.state),
+            plan: Some(plan),
+            approvals: self.approvals,
+            retention: self.retention,
+            ..Default::default()
+        });
+        facts
+    }
+}
+
+/// The mark of this request on a Site.
+pub fn hold(live: &mut SiteFacts, request_uid: &str, phase: &str) {
+    let status = json!({ "deletion": {
+        "requestRef": { "name": "r" }, "requestUid": request_uid, "phase": phase,
+    } });
+    live.site.status = serde_json::from_value(status).unwrap();
+}
