@@ -43,6 +43,9 @@ pub const OPERATOR_USER: &str = "system:serviceaccount:reprieve-system:reprieve"
 /// Prefix of every service account's user name: a service account is not a person.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
+/// Prefix of the users that Kubernetes itself names: nodes, controllers, nobody in particular.
+pub const SYSTEM_PREFIX: &str = "system:";
+
 /// The service account by which an App's manifests are applied, made in each site namespace, and
 /// the name of the RoleBinding and ClusterRole that give it its rights.
 pub const APP_ACCOUNT: &str = "reprieve-app";

@@ -321,6 +321,8 @@ pub fn may_count(user: &str, requester: Option<&str>) -> Result<(), &'static str
         Err("it names nobody")
     } else if user.starts_with(names::SERVICE_ACCOUNT_PREFIX) {
         Err("a service account is not a person")
+    } else if user.starts_with(names::SYSTEM_PREFIX) {
+        Err("a user of the system is not a person")
     } else if requester == Some(user) {
         Err("the requester cannot approve")
     } else {

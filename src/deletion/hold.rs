@@ -335,7 +335,9 @@ fn release(case: &Case<'_>, mut status: DeletionRequestStatus, ending: Ending) -
             format!("{} Sites had been deleted, which a Restore brings back", p.purged)
         };
         let message = format!("{}; {} Sites released, {tail}", ending.message, p.released);
-        return end(case.facts, status, Ending { message, ..ending }, case.now);
+        // Refused says that nothing was deleted.
+        let state = if p.purged == 0 { ending.state } else { RequestState::Cancelled };
+        return end(case.facts, status, Ending { state, message, ..ending }, case.now);
     }
     status.message = Some(format!("{}; {left} Sites still to release or finish", ending.message));
     working(case, &mut status, true, stalled);

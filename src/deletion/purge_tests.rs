@@ -57,6 +57,12 @@ fn from_the_dry_run_to_the_end() {
 
 #[test]
 fn nothing_is_destroyed_in_the_decision_that_records_the_beginning() {
+    // An operator whose status is never written marks, and deletes nothing.
+    let mut world = at_purge(&["a"]);
+    for _ in 0..20 {
+        assert_eq!(deletes(&world.step(Crash::BeforeStatus)), 0);
+        world.others_act();
+    }
     let mut world = at_purge(&["a"]);
     for _ in 0..20 {
         let before = world.phase("a");

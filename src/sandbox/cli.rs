@@ -108,7 +108,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn folder(name: &str) -> Result<PathBuf> {
+pub(super) fn folder(name: &str) -> Result<PathBuf> {
     let sandboxes = binaries::cache_folder()?.join("sandboxes");
     // The processes are marked with the path that has no links in it.
     Ok(sandboxes.canonicalize().unwrap_or(sandboxes).join(name))

@@ -22,6 +22,7 @@ pub mod binaries;
 pub mod certs;
 pub mod cli;
 mod components;
+pub mod demo;
 mod der;
 mod install;
 mod kubeconfig;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
 
-use super::observe::{Facts, NamespaceFacts};
+use super::observe::{Count, Facts, INVENTORY_MIN_AGE_SECONDS, NamespaceFacts};
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, DeletionPhase, NamespaceRef, Reason, SiteState,
     SiteStatus, Time, names,
@@ -55,7 +55,7 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     let mut status = facts.site.status.clone().unwrap_or_default();
     let generation = facts.site.metadata.generation;
     status.observed_generation = generation;
-    if let Some(inventory) = &facts.inventory {
+    if let Count::New(inventory) = &facts.count {
         status.inventory = Some(inventory.clone());
     }
     let was_ready = status.conditions.is_true(ConditionType::Ready);
@@ -127,7 +127,11 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
             None => Note::normal(reason, message),
         });
     }
-    let requeue = if problem.is_some() { 15 } else { 300 };
+    let requeue = match (&problem, &facts.count) {
+        (Some(_), _) => 15,
+        (None, Count::Later) => INVENTORY_MIN_AGE_SECONDS.unsigned_abs(),
+        (None, Count::Fits | Count::New(_)) => 300,
+    };
     Decision { effects, status, notes, requeue: Duration::from_secs(requeue) }
 }
 

@@ -47,7 +47,7 @@ fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
         holders: vec![own],
         policy_exists: true,
         apps: vec![],
-        inventory: None,
+        count: Count::Fits,
     }
 }
 

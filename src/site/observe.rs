@@ -7,7 +7,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Api;
 use kube::api::ListParams;
 
-use crate::api::{App, ConditionType, Conditions, DeletionPolicy, Inventory, Site, names};
+use crate::api::{App, ConditionType, Conditions, DeletionPolicy, Inventory, Site, Time, names};
 use crate::cluster::collect::{CollectError, Freshness, collect};
 use crate::cluster::{Context, During, Error, Holder, Result, holders};
 
@@ -24,8 +24,19 @@ pub struct Facts {
     pub policy_exists: bool,
     /// Whether each App in its namespaces is ready.
     pub apps: Vec<AppFacts>,
-    /// What it holds, where that was counted now.
-    pub inventory: Option<Inventory>,
+    /// What it holds.
+    pub count: Count,
+}
+
+/// What is known of what a Site holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Count {
+    /// The last count fits what is seen.
+    Fits,
+    /// It does not, and it is too early to count again.
+    Later,
+    /// It was counted now.
+    New(Inventory),
 }
 
 /// One namespace of a Site.
@@ -50,6 +61,8 @@ pub struct AppFacts {
 
 /// How old an inventory may become while nothing is seen to change.
 const INVENTORY_MAX_AGE_SECONDS: i64 = 600;
+/// How old it is at least before it is counted again.
+pub const INVENTORY_MIN_AGE_SECONDS: i64 = 5;
 /// How old the list of kinds may be for counting.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
 
@@ -93,8 +106,8 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
             .during(format!("read DeletionPolicy {policy}"))?
             .is_some();
     let holders = holders(client, &site.spec.id).await?;
-    let inventory = count(ctx, &site, &namespaces, &apps).await?;
-    Ok(Some(Facts { site, namespaces, holders, policy_exists, apps, inventory }))
+    let count = count(ctx, &site, &namespaces, &apps).await?;
+    Ok(Some(Facts { site, namespaces, holders, policy_exists, apps, count }))
 }
 
 async fn account_exists(ctx: &Context, namespace: &str) -> Result<bool> {
@@ -105,18 +118,18 @@ async fn account_exists(ctx: &Context, namespace: &str) -> Result<bool> {
         && bindings.get_opt(names::APP_ACCOUNT).await.during(&doing)?.is_some())
 }
 
-/// Counts what the Site holds, if the last count does not fit what is seen: counting lists every
-/// API, so it is not done at each look.
+/// Counts what the Site holds, if the last count does not fit what is seen and is not of just now:
+/// counting lists every API, and while a fleet comes up each site changes many times.
 async fn count(
     ctx: &Context,
     site: &Site,
     namespaces: &[NamespaceFacts],
     apps: &[AppFacts],
-) -> Result<Option<Inventory>> {
+) -> Result<Count> {
     let live: Vec<String> =
         namespaces.iter().filter(|n| n.live.is_some()).map(|n| n.name.clone()).collect();
     if live.is_empty() {
-        return Ok(None);
+        return Ok(Count::Fits);
     }
     let last = site.status.as_ref().and_then(|s| s.inventory.as_ref());
     let fits = last.is_some_and(|last| {
@@ -125,17 +138,22 @@ async fn count(
             && ctx.now().seconds_since(last.counted_time) < INVENTORY_MAX_AGE_SECONDS
     });
     if fits {
-        return Ok(None);
+        return Ok(Count::Fits);
+    }
+    let created = site.metadata.creation_timestamp.as_ref().map(Time::from);
+    let before = last.map(|last| last.counted_time).or(created);
+    if before.is_some_and(|t| ctx.now().seconds_since(t) < INVENTORY_MIN_AGE_SECONDS) {
+        return Ok(Count::Later);
     }
     let kinds = ctx.kinds(KINDS_MAX_AGE).await?;
     let name = site.metadata.name.as_deref().unwrap_or_default();
     let collection = match collect(&ctx.client, &kinds, name, &live, Freshness::Cached).await {
         Ok(collection) => collection,
         // A namespace on its way out is told by its own condition.
-        Err(CollectError::NamespaceTerminating(_)) => return Ok(None),
+        Err(CollectError::NamespaceTerminating(_)) => return Ok(Count::Fits),
         Err(error) => return Err(Error::answer(format!("count what Site {name} holds"), error)),
     };
-    Ok(Some(Inventory {
+    Ok(Count::New(Inventory {
         apps: apps.len() as i64,
         apps_ready: apps.iter().filter(|a| a.ready).count() as i64,
         objects: collection.objects.len() as i64,

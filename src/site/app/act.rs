@@ -16,7 +16,7 @@ use crate::cluster::{Context, During, Result, denied, set_finalizer};
 /// # Errors
 /// A request that got no answer, or one that says nothing about the object.
 pub async fn act(ctx: &Context, facts: &Facts, plan: &Plan) -> Result<Vec<Applied>> {
-    let Plan::Apply { add_finalizer, objects } = plan else {
+    let Plan::Apply { add_finalizer, only_look, objects } = plan else {
         return Ok(vec![]);
     };
     let app = &facts.app;
@@ -27,9 +27,45 @@ pub async fn act(ctx: &Context, facts: &Facts, plan: &Plan) -> Result<Vec<Applie
     }
     let mut all = vec![];
     for object in objects {
-        all.push(apply(ctx, facts, object).await?);
+        let known = object.known.as_ref().filter(|_| *only_look);
+        let looked = match known {
+            Some(known) => look(ctx, facts, object, known).await?,
+            None => None,
+        };
+        all.push(match looked {
+            Some(done) => done,
+            None => apply(ctx, facts, object).await?,
+        });
     }
     Ok(all)
+}
+
+/// An object that was applied and waited for, as it is now; none when it is gone, or another.
+async fn look(
+    ctx: &Context,
+    facts: &Facts,
+    wanted: &ToApply,
+    known: &AppliedObject,
+) -> Result<Option<Applied>> {
+    if known.waiting_for.is_none() {
+        return Ok(Some(Applied::Done { object: known.clone() }));
+    }
+    let namespace = facts.app.namespace().unwrap_or_default();
+    let resource = &facts.kinds[&wanted.kind_key].resource;
+    let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), &namespace, resource);
+    let doing = format!("read {} {}", resource.kind, wanted.name);
+    let live = api.get_opt(&wanted.name).await.during(doing)?;
+    Ok(live.filter(|live| live.uid().as_ref() == Some(&known.uid)).map(|live| Applied::Done {
+        object: AppliedObject { waiting_for: waiting_for(&live), ..known.clone() },
+    }))
+}
+
+/// What an object waits for to become ready.
+fn waiting_for(live: &DynamicObject) -> Option<String> {
+    match readiness(&serde_json::to_value(live).unwrap_or_default()) {
+        Readiness::Ready => None,
+        Readiness::NotReady(why) => Some(why),
+    }
 }
 
 /// Whether this answer says something about the object, and not about the API server: trying again
@@ -51,7 +87,7 @@ async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied
     // What the App applied before is its own, and taken back from whoever changed it; anything
     // else is not taken from its owner.
     let mut params = PatchParams::apply(names::FIELD_MANAGER);
-    params.force = wanted.known_uid.is_some();
+    params.force = wanted.known.is_some();
     let request = Request::new(DynamicObject::url_path(resource, Some(&namespace)))
         .patch(&wanted.name, &params, &Patch::Apply(&wanted.object))
         .map_err(kube::Error::BuildRequest)
@@ -66,21 +102,15 @@ async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied
     parts.headers.insert("Impersonate-User", user);
     let request = http::Request::from_parts(parts, body);
     match ctx.client.request::<DynamicObject>(request).await {
-        Ok(live) => {
-            let waiting_for = match readiness(&serde_json::to_value(&live).unwrap_or_default()) {
-                Readiness::Ready => None,
-                Readiness::NotReady(why) => Some(why),
-            };
-            Ok(Applied::Done {
-                object: AppliedObject {
-                    api_version: resource.api_version.clone(),
-                    kind: resource.kind.clone(),
-                    name: wanted.name.clone(),
-                    uid: live.uid().unwrap_or_default(),
-                    waiting_for,
-                },
-            })
-        }
+        Ok(live) => Ok(Applied::Done {
+            object: AppliedObject {
+                api_version: resource.api_version.clone(),
+                kind: resource.kind.clone(),
+                name: wanted.name.clone(),
+                uid: live.uid().unwrap_or_default(),
+                waiting_for: waiting_for(&live),
+            },
+        }),
         Err(kube::Error::Api(status)) if is_about_the_object(status.code, &status.message) => {
             let message =
                 denied(&kube::Error::Api(status.clone())).unwrap_or(&status.message).to_owned();

@@ -37,6 +37,9 @@ pub enum Plan {
     Apply {
         /// Whether our finalizer has to be put on first.
         add_finalizer: bool,
+        /// Whether all of it was applied as it is now, and some of it is waited for: then it is
+        /// enough to look at that.
+        only_look: bool,
         /// The objects.
         objects: Vec<ToApply>,
     },
@@ -53,9 +56,9 @@ pub struct ToApply {
     pub name: String,
     /// The object, labelled and with its namespace.
     pub object: Value,
-    /// UID of the object that the App applied before, if it did: then it is the App's own, and its
-    /// fields are taken back from whoever changed them.
-    pub known_uid: Option<String>,
+    /// The object as the App recorded it when it applied it before, if it did: then it is the
+    /// App's own, and its fields are taken back from whoever changed them.
+    pub known: Option<AppliedObject>,
 }
 
 /// What became of one object.
@@ -123,11 +126,22 @@ pub fn plan(facts: &Facts) -> Plan {
     }
     match objects(facts, &namespace) {
         Ok(objects) => Plan::Apply {
+            only_look: only_look(facts, &objects),
             add_finalizer: !app.finalizers().iter().any(|f| f == names::FINALIZER),
             objects,
         },
         Err(message) => Plan::Refuse { reason: Reason::InvalidManifest, message },
     }
+}
+
+/// While workloads come up their status changes many times a second, and applying everything at
+/// each change would be most of the operator's work.
+fn only_look(facts: &Facts, objects: &[ToApply]) -> bool {
+    let Some(status) = &facts.app.status else { return false };
+    let ready = status.conditions.get(ConditionType::Ready);
+    status.observed_generation == facts.app.metadata.generation
+        && ready.is_some_and(|c| c.reason == Reason::ObjectsNotReady.as_str())
+        && objects.iter().all(|o| o.known.is_some())
 }
 
 /// The objects of the manifests, or what is wrong with the first that is wrong.
@@ -169,12 +183,12 @@ fn objects(facts: &Facts, namespace: &str) -> Result<Vec<ToApply>, String> {
         let mut object = manifest.clone();
         object["metadata"]["namespace"] = json!(namespace);
         object["metadata"]["labels"][names::LABEL_APP] = json!(app);
-        let known_uid = facts.app.status.as_ref().and_then(|status| {
+        let known = facts.app.status.as_ref().and_then(|status| {
             let is_it =
                 |o: &&AppliedObject| o.api_version == version && o.kind == kind && o.name == name;
-            status.objects.iter().find(is_it).map(|o| o.uid.clone())
+            status.objects.iter().find(is_it).cloned()
         });
-        all.push(ToApply { index, kind_key, name, object, known_uid });
+        all.push(ToApply { index, kind_key, name, object, known });
     }
     Ok(all)
 }

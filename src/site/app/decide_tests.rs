@@ -53,13 +53,13 @@ fn config(name: &str) -> Value {
 
 #[test]
 fn a_good_app_is_applied_with_label_and_namespace() {
-    let Plan::Apply { add_finalizer, objects } = plan(&facts(json!([config("a")]))) else {
+    let Plan::Apply { add_finalizer, objects, .. } = plan(&facts(json!([config("a")]))) else {
         panic!("not applied")
     };
     assert!(!add_finalizer);
     assert_eq!(objects[0].object["metadata"]["namespace"], "acme");
     assert_eq!(objects[0].object["metadata"]["labels"][names::LABEL_APP], "wiki");
-    assert_eq!(objects[0].known_uid, None);
+    assert_eq!(objects[0].known, None);
 }
 
 #[test]
