@@ -276,11 +276,16 @@ impl Snapshot {
     }
 }
 
-/// A sample of deploy/samples for another site.
+/// A sample of deploy/samples for another site. Its Pods end quickly: the namespace controller
+/// waits for half of their grace period, 16 s by default, before it looks again.
 pub fn sample(file: &str, site: &str, number: u32) -> String {
     file.replace("acme", site)
         .replace("site-4711", &format!("site-{number}"))
         .replace("app-0815", &format!("app-{number}"))
+        .replace(
+            "            serviceAccountName: shop\n",
+            "            serviceAccountName: shop\n            terminationGracePeriodSeconds: 1\n",
+        )
 }
 
 /// A DeletionRequest.
