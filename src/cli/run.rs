@@ -75,8 +75,13 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 fn start_log(args: &Args) -> Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {:?} is no log filter", args.log))?;
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        anyhow!(
+            "--log {:?} is no log filter, as info,reprieve=debug is: {}",
+            args.log,
+            chain(&error)
+        )
+    })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.init(),
@@ -92,14 +97,16 @@ async fn run(args: &Args) -> Result<ExitCode> {
     let server = config.cluster_url.clone();
     let client = Client::try_from(config)
         .with_context(|| format!("cannot make a client for the API server {server}"))?;
-    let store = Store::open(&args.store_url).await?;
+    let store = Store::open(&args.store_url)
+        .await
+        .map_err(|error| anyhow!("{}: check --store-url and its volume", chain(&error)))?;
     let ctx = Context::new(client);
     let ready = Readiness::new("starting");
     let (stop, down) = shutdown();
     serve(args.listen, &ctx, &ready, down.clone()).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %server, store = args.store_url, listen = %args.listen, "started");
 
-    let rooms = rooms(ctx, store, ready.clone(), down);
+    let rooms = rooms(ctx, server.to_string(), store, ready.clone(), down);
     let mut rooms = tokio::spawn(rooms);
     let mut term = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -133,9 +140,12 @@ async fn config(args: &Args) -> Result<Config> {
                 let why = why.lines().next().unwrap_or_default().to_owned();
                 anyhow!("cannot use the kubeconfig {} (--kubeconfig): {why}", path.display())
             })?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("the kubeconfig {} is not usable", path.display()))?
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(
+                |error| {
+                    let why = chain(&error);
+                    anyhow!("cannot use the kubeconfig {} (--kubeconfig): {why}", path.display())
+                },
+            )?
         }
         None => Config::infer().await.context(
             "no cluster: there is neither a pod's service account nor a kubeconfig; give --kubeconfig",
@@ -146,9 +156,9 @@ async fn config(args: &Args) -> Result<Config> {
 }
 
 /// Waits for the API server and the CRDs, then runs every room until shutdown.
-async fn rooms(ctx: Context, store: Store, ready: Readiness, down: Shutdown) {
+async fn rooms(ctx: Context, server: String, store: Store, ready: Readiness, down: Shutdown) {
     tokio::select! {
-        () = wait_for_crds(&ctx.client, &ready) => {}
+        () = wait_for_crds(&ctx.client, &server, &ready) => {}
         () = down.clone().wait() => return,
     }
     ready.waits_for(None);
@@ -161,7 +171,7 @@ async fn rooms(ctx: Context, store: Store, ready: Readiness, down: Shutdown) {
     );
 }
 
-async fn wait_for_crds(client: &Client, ready: &Readiness) {
+async fn wait_for_crds(client: &Client, server: &str, ready: &Readiness) {
     let wanted: Vec<&str> = CRD_FILES.iter().map(|file| file.trim_end_matches(".yaml")).collect();
     let mut said = String::new();
     loop {
@@ -178,7 +188,13 @@ async fn wait_for_crds(client: &Client, ready: &Readiness) {
                 missing_crds(&missing)
             }
             Err(kube::Error::Api(status)) if status.code == 404 => missing_crds(&wanted),
-            Err(error) => format!("the API server does not answer: {}", chain(&error)),
+            // It answers, and says no.
+            Err(kube::Error::Api(status)) => {
+                format!("the API server {server} refuses: {}", status.message)
+            }
+            Err(error) => {
+                format!("the API server {server} does not answer: {}", chain(innermost(&error)))
+            }
         };
         if missing != said {
             tracing::warn!("waiting: {missing}");
@@ -195,6 +211,17 @@ fn missing_crds(missing: &[&str]) -> String {
         missing.join(", "),
         names::GROUP
     )
+}
+
+/// The cause of the causes: what is around it names layers of libraries.
+fn innermost<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
 }
 
 /// An error with its causes, each said once.

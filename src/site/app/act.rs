@@ -68,6 +68,17 @@ fn waiting_for(live: &DynamicObject) -> Option<String> {
     }
 }
 
+/// Whether this answer says something about the object, and not about the API server: trying again
+/// will not help. A field that the kind does not have is answered with 500, not with 422.
+fn is_about_the_object(code: u16, message: &str) -> bool {
+    match code {
+        429 => false,
+        400..=499 => true,
+        500 => message.contains("field not declared in schema") || message.contains("typed patch"),
+        _ => false,
+    }
+}
+
 async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied> {
     let namespace = facts.app.namespace().unwrap_or_default();
     let resource = &facts.kinds[&wanted.kind_key].resource;
@@ -100,11 +111,26 @@ async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied
                 waiting_for: waiting_for(&live),
             },
         }),
-        Err(kube::Error::Api(status)) if matches!(status.code, 400..=499) && status.code != 429 => {
+        Err(kube::Error::Api(status)) if is_about_the_object(status.code, &status.message) => {
             let message =
                 denied(&kube::Error::Api(status.clone())).unwrap_or(&status.message).to_owned();
             Ok(Applied::Failed { index: wanted.index, message })
         }
         Err(error) => Err(error).during(doing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typing_error_is_told_and_a_sick_server_is_waited_for() {
+        let typo = "failed to create typed patch object (a/shop; /v1, Kind=ConfigMap): .dta: field not declared in schema";
+        assert!(is_about_the_object(500, typo));
+        assert!(is_about_the_object(422, "spec.replicas: Invalid value"));
+        assert!(!is_about_the_object(500, "etcdserver: leader changed"));
+        assert!(!is_about_the_object(429, "too many requests"));
+        assert!(!is_about_the_object(503, "service unavailable"));
     }
 }
