@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -69,9 +69,12 @@ pub async fn drive<K, F>(
             state,
         )
         .for_each(|result| async move {
-            if let Err(error) = result {
-                // A watch that broke is taken up again by the runtime, with a back-off.
-                tracing::debug!(room, %error, "watch");
+            match result {
+                // It went away between its event and its turn.
+                Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+                // A watch that broke is taken up again by the runtime, with a back-off that keeps
+                // this line rare.
+                Err(error) => tracing::warn!(room, %error, "a watch broke and is taken up again"),
             }
         })
         .await;

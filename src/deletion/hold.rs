@@ -15,8 +15,8 @@ use super::gates::{
 use super::observe::{Facts, SiteFacts, next_entity};
 use super::purge::{Next, mark, next};
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, DeletionPhase, DeletionRequestStatus, EntityPhase,
-    Plan, PlanBackup, PlanEntity, Reason, RequestState, RetentionWindow, Time,
+    ConditionStatus, ConditionType, Conditions, Deletion, DeletionPhase, DeletionRequestStatus,
+    EntityPhase, Plan, PlanBackup, PlanEntity, Reason, RequestState, RetentionWindow, Time,
 };
 use crate::cluster::form::digest_of;
 use crate::cluster::{Exact, Note};
@@ -140,8 +140,7 @@ fn hold(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
     let mut all_held = true;
     if backed_up {
         for live in case.plan.entities.iter().filter_map(|e| case.facts.live(e)) {
-            let mut wanted = mark(&case.facts.request.name_any(), &uid, DeletionPhase::Held);
-            wanted.retention_end_time = case.retention.as_ref().map(|w| window_end(case, w));
+            let wanted = held(case);
             let marked = live.deletion_by(&uid);
             all_held &= marked.is_some();
             if marked != Some(&wanted) {
@@ -178,6 +177,14 @@ fn hold(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
     });
     working(case, &mut status, !effects.is_empty() || !backed_up, None);
     Decision { effects, status, notes: vec![], requeue: Some(requeue) }
+}
+
+/// The mark of a Site that is held.
+fn held(case: &Case<'_>) -> Deletion {
+    let request = &case.facts.request;
+    let mut mark = mark(&request.name_any(), &case.facts.request_uid(), DeletionPhase::Held);
+    mark.retention_end_time = case.retention.as_ref().map(|window| window_end(case, window));
+    mark
 }
 
 /// What is missing of the backups.
@@ -250,7 +257,19 @@ fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
                     Next::Wait(why) => message = Some(why),
                     Next::Stalled(why) => stalled = Some(why),
                 },
-                None => message = first_closed(&status).map(|(_, why)| why),
+                None => {
+                    message = first_closed(&status).map(|(_, why)| why);
+                    let uid = case.facts.request_uid();
+                    let begun =
+                        live.deletion_by(&uid).is_some_and(|d| d.phase == DeletionPhase::Purging);
+                    if begun {
+                        // A gate closed before the point of no return: back to held, as which the
+                        // site can also be backed up anew.
+                        let deletion = held(case);
+                        effects = vec![Effect::Hold { site: Exact::of(&live.site), deletion }];
+                        set_phase(&mut status, entity, EntityPhase::Held);
+                    }
+                }
             }
         }
     }

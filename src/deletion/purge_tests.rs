@@ -77,6 +77,21 @@ fn nothing_is_destroyed_in_the_decision_that_records_the_beginning() {
     panic!("nothing was deleted at all");
 }
 
+/// A site that changed after it was marked and before anything of it went: it is held again, which
+/// is what the room of Backups needs to make another one, and goes then.
+#[test]
+fn a_site_that_changed_at_the_last_moment_is_backed_up_anew() {
+    let mut world = until(&["a"], |w| {
+        w.state() == RequestState::Purging && w.phase("a") == EntityPhase::Purging
+    });
+    assert_eq!(world.deletes, []);
+    world.content.insert("a".into(), "c2".into());
+    world.step(Crash::Never);
+    assert_eq!(world.phase("a"), EntityPhase::Held);
+    assert_eq!(world.facts.sites["a"].deletion().unwrap().phase, DeletionPhase::Held);
+    assert_eq!(world.run(100), RequestState::Completed);
+}
+
 /// Destructive: each gate is taken out of the open state in turn, at the purge, before and after
 /// the beginning was recorded.
 #[test]

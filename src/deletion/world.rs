@@ -385,8 +385,10 @@ impl World {
         let now = self.now();
         for (name, site) in &mut self.facts.sites {
             site.namespaces.retain(|n| n.metadata.deletion_timestamp.is_none());
+            // As the room of Backups has it: what is left of a purge is not the site.
+            let purging = site.deletion().is_some_and(|d| d.phase == DeletionPhase::Purging);
             for backup in site.backups.iter_mut().filter(|b| b.status.is_none()) {
-                if !self.store_works {
+                if !self.store_works || purging {
                     continue;
                 }
                 let mut status = BackupStatus {
