@@ -61,7 +61,7 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     let was_ready = status.conditions.is_true(ConditionType::Ready);
     if let Some(still) = stands_still(facts) {
         // Not one write but the status: what is held, purged or restored is another room's.
-        return still.decision(status, generation, now);
+        return still.decision(status, generation, &facts.count, now);
     }
 
     let mut effects = vec![];
@@ -160,7 +160,13 @@ pub(super) struct StandsStill {
 }
 
 impl StandsStill {
-    fn decision(self, mut status: SiteStatus, generation: Option<i64>, now: Time) -> Decision {
+    fn decision(
+        self,
+        mut status: SiteStatus,
+        generation: Option<i64>,
+        count: &Count,
+        now: Time,
+    ) -> Decision {
         status.state = Some(self.state);
         let conditions = &mut status.conditions;
         conditions.set(
@@ -173,7 +179,9 @@ impl StandsStill {
         );
         conditions.unset(ConditionType::Reconciling);
         conditions.unset(ConditionType::Stalled);
-        Decision { effects: vec![], status, notes: vec![], requeue: Duration::from_secs(60) }
+        let requeue = if *count == Count::Later { INVENTORY_MIN_AGE_SECONDS } else { 60 };
+        let requeue = Duration::from_secs(requeue.unsigned_abs());
+        Decision { effects: vec![], status, notes: vec![], requeue }
     }
 }
 

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::Api;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 
-use crate::api::{App, ConditionType, Conditions, DeletionPolicy, Inventory, Site, Time, names};
+use crate::api::{
+    App, ConditionType, Conditions, DeletionPhase, DeletionPolicy, Inventory, Site, Time, names,
+};
 use crate::cluster::collect::{CollectError, Freshness, collect};
 use crate::cluster::{Context, During, Error, Holder, Result, holders};
 
@@ -128,10 +130,13 @@ async fn count(
 ) -> Result<Count> {
     let live: Vec<String> =
         namespaces.iter().filter(|n| n.live.is_some()).map(|n| n.name.clone()).collect();
-    if live.is_empty() {
+    let status = site.status.as_ref();
+    let purging =
+        status.and_then(|s| s.deletion.as_ref()).is_some_and(|d| d.phase == DeletionPhase::Purging);
+    if live.is_empty() || purging || site.annotations().contains_key(names::ANNOTATION_RESTORE) {
         return Ok(Count::Fits);
     }
-    let last = site.status.as_ref().and_then(|s| s.inventory.as_ref());
+    let last = status.and_then(|s| s.inventory.as_ref());
     let fits = last.is_some_and(|last| {
         last.apps == apps.len() as i64
             && last.apps_ready == apps.iter().filter(|a| a.ready).count() as i64
@@ -140,9 +145,12 @@ async fn count(
     if fits {
         return Ok(Count::Fits);
     }
+    // A site that comes up, or goes, changes many times a second.
+    let settled = !apps.is_empty() && apps.iter().all(|a| a.ready);
     let created = site.metadata.creation_timestamp.as_ref().map(Time::from);
     let before = last.map(|last| last.counted_time).or(created);
-    if before.is_some_and(|t| ctx.now().seconds_since(t) < INVENTORY_MIN_AGE_SECONDS) {
+    let young = |t| ctx.now().seconds_since(t) < INVENTORY_MIN_AGE_SECONDS;
+    if before.is_some_and(young) && !(last.is_none() && settled) {
         return Ok(Count::Later);
     }
     let kinds = ctx.kinds(KINDS_MAX_AGE).await?;
