@@ -17,7 +17,8 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 6] = ["decide.rs", "hold.rs", "purge.rs", "gates.rs", "plan.rs", "digest.rs"];
+const PURE: [&str; 7] =
+    ["decide.rs", "hold.rs", "purge.rs", "gates.rs", "backups.rs", "plan.rs", "digest.rs"];
 
 /// What gives a file a way to the cluster, a runtime or a clock.
 const IMPURE: [&str; 15] = [

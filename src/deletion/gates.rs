@@ -4,12 +4,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
+use super::backups::{backed_up, backup_is_current};
 use super::digest::leaf_digest;
 use super::observe::{Facts, SiteFacts};
 use crate::api::{
-    Approval, Backup, ConditionStatus, ConditionType, Conditions, DeletionPhase,
-    DeletionPolicySpec, EntityPhase, Environment, Plan, PlanEntity, PlanHead, Reason, RequestState,
-    RetentionWindow, Time, names,
+    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase,
+    Environment, Plan, PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time, names,
 };
 
 /// By how much the operator's clock and the API server's may differ, in seconds.
@@ -27,15 +27,15 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn open(reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn open(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: ConditionStatus::True, reason, message: message.into() }
     }
 
-    fn closed(reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn closed(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: ConditionStatus::False, reason, message: message.into() }
     }
 
-    fn later() -> Self {
+    pub(super) fn later() -> Self {
         Self {
             status: ConditionStatus::Unknown,
             reason: Reason::WaitingForEarlierGate,
@@ -136,7 +136,9 @@ pub fn has_started(entity: &PlanEntity, live: &SiteFacts) -> bool {
 
 /// The entities that are still to be judged: neither gone, nor released, nor past the point of no
 /// return.
-fn undecided<'a>(case: &Case<'a>) -> impl Iterator<Item = (&'a PlanEntity, Option<&'a SiteFacts>)> {
+pub(super) fn undecided<'a>(
+    case: &Case<'a>,
+) -> impl Iterator<Item = (&'a PlanEntity, Option<&'a SiteFacts>)> {
     let facts = case.facts;
     case.plan.entities.iter().filter_map(move |entity| match entity.phase {
         EntityPhase::Purged | EntityPhase::Released => None,
@@ -346,105 +348,9 @@ pub fn approvals_required(case: &Case<'_>) -> i64 {
 
 /// The policy as planned, and as it is now. A policy that is gone leaves what was planned, and the
 /// built-in one beside it.
-fn stricter<'a>(case: &Case<'a>) -> Vec<DeletionPolicySpec> {
+pub(super) fn stricter<'a>(case: &Case<'a>) -> Vec<DeletionPolicySpec> {
     let now = case.facts.policies.get(&case.head.policy_name).map(|p| p.spec.clone());
     vec![case.head.policy.clone(), now.unwrap_or_else(DeletionPolicySpec::built_in)]
-}
-
-/// The newest Backup of a site that was made for this request.
-pub fn backup_of(site: &SiteFacts) -> Option<&Backup> {
-    let uid = site.uid();
-    site.backups.iter().rfind(|b| b.spec.site_ref.uid.as_deref() == Some(&uid))
-}
-
-/// Whether a Backup was read back, and every digest matched.
-pub fn is_verified(backup: &Backup) -> bool {
-    backup.status.as_ref().is_some_and(|s| {
-        s.conditions.is_true(ConditionType::Verified) && s.digest.is_some() && s.location.is_some()
-    })
-}
-
-/// Whether the verified backup shows what lives. Not known is not current.
-fn backup_is_current(site: &SiteFacts) -> bool {
-    let backed_up =
-        backup_of(site).filter(|b| is_verified(b)).and_then(|b| b.status.as_ref()?.digest.as_ref());
-    match (backed_up, &site.live_digest) {
-        (Some(backed_up), Some(live)) => backed_up == live,
-        _ => false,
-    }
-}
-
-/// Whether a verified backup is known not to show what lives.
-pub fn backup_is_outdated(site: &SiteFacts) -> bool {
-    let verified = backup_of(site).is_some_and(is_verified);
-    verified && site.live_digest.is_some() && !backup_is_current(site)
-}
-
-/// Until when a backup must be kept if its entity is purged at `now`.
-pub fn keep_until(case: &Case<'_>) -> Time {
-    let keep = stricter(case).iter().map(|p| p.backup.keep_seconds).max().unwrap_or(i64::MAX);
-    case.now.plus_seconds(keep)
-}
-
-/// Gate 5: every entity has a verified backup that is kept long enough, and no disk would go.
-fn backed_up(case: &Case<'_>) -> Verdict {
-    if !matches!(case.state, RequestState::Held | RequestState::Purging) {
-        return Verdict::later();
-    }
-    let total = case.plan.entities.len();
-    let mut missing = vec![];
-    for (entity, live) in undecided(case) {
-        let Some(live) = live else { return Verdict::later() };
-        let unretained = live.unretained();
-        if let Some(claim) = unretained.first() {
-            return Verdict::closed(
-                Reason::VolumeNotRetained,
-                format!(
-                    "the disks of {} claims would be deleted with Site {}, {claim} first: set persistentVolumeReclaimPolicy of their volumes to Retain",
-                    unretained.len(),
-                    entity.name
-                ),
-            );
-        }
-        if backup_is_outdated(live) {
-            return Verdict::closed(
-                Reason::BackupOutdated,
-                format!("Site {} changed since its backup: another one is made", entity.name),
-            );
-        }
-        match backup_of(live) {
-            Some(backup) if is_verified(backup) => {
-                if backup.spec.keep_until_time.is_none_or(|until| until < keep_until(case)) {
-                    missing.push(format!("Backup {} must be kept longer", backup.name_any()));
-                }
-            }
-            Some(backup) => {
-                if let Some(failed) = failure(backup) {
-                    return Verdict::closed(
-                        Reason::BackupFailed,
-                        format!("Backup {}: {failed}", backup.name_any()),
-                    );
-                }
-                missing.push(format!("Backup {} is being made", backup.name_any()));
-            }
-            None => missing.push(format!("Site {} has no backup yet", entity.name)),
-        }
-    }
-    match missing.first() {
-        Some(first) => Verdict::closed(
-            Reason::BackingUp,
-            format!("{} of {total} entities not backed up yet; {first}", missing.len()),
-        ),
-        None => Verdict::open(Reason::BackupsVerified, "every entity has a verified backup"),
-    }
-}
-
-fn failure(backup: &Backup) -> Option<String> {
-    let conditions = &backup.status.as_ref()?.conditions;
-    [ConditionType::Succeeded, ConditionType::Verified].into_iter().find_map(|type_| {
-        let condition = conditions.get(type_)?;
-        (condition.status == ConditionStatus::False).then(|| condition.message.clone())
-    })
 }
 
 /// Gate 6: the window has passed, by the operator's clock and by the API server's, which agree.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::backups::keep_until;
 use super::*;
 use crate::api::{Override, RequestState};
 use crate::deletion::fixtures::*;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
+use super::backups::{backup_is_outdated, backup_of, is_verified, keep_until};
 use super::decide::{
     Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge,
     record_rejections, seal, short, tell_approvals,
 };
 use super::gates::{
-    Case, approvals_required, backup_is_outdated, backup_of, clocks_disagree, finish, has_started,
-    is_verified, keep_until, permit, window_end,
+    Case, approvals_required, clocks_disagree, finish, has_started, permit, window_end,
 };
 use super::observe::{Facts, SiteFacts, next_entity};
 use super::purge::{Next, mark, next};

@@ -4,6 +4,7 @@
 //! must not decide on a cache: every fact behind an irreversible step is a live read.
 
 mod act;
+mod backups;
 pub mod decide;
 pub mod digest;
 #[cfg(test)]

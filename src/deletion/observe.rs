@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
-use super::gates::backup_of;
+use super::backups::backup_of;
 use crate::api::{
     App, Backup, ConditionType, Conditions, Deletion, DeletionPhase, DeletionPolicy,
     DeletionPolicySpec, DeletionRequest, EntityPhase, PlanEntity, RequestState, Site, Target,
