@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{CRD_FILES, names};
-use crate::cluster::{Context, Shutdown, shutdown};
+use crate::cluster::{Context, Shutdown, chain, shutdown};
 use crate::store::Store;
 use crate::{backup, deletion, restore, site};
 
@@ -222,20 +222,6 @@ fn innermost<'a>(
         error = cause;
     }
     error
-}
-
-/// An error with its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What `/readyz` says.

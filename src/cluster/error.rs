@@ -66,22 +66,25 @@ impl<T> During<T> for std::result::Result<T, kube::Error> {
 }
 
 /// The message of an API error without the Rust around it; the whole chain of any other.
-pub(super) fn describe(error: &kube::Error) -> String {
+pub fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        error => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(error);
-            while let Some(error) = cause {
-                let next = error.to_string();
-                if !text.contains(&next) {
-                    text = format!("{text}: {next}");
-                }
-                cause = error.source();
-            }
-            text
-        }
+        error => chain(error),
     }
+}
+
+/// An error with its causes, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Whether the object is not there.
@@ -92,12 +95,4 @@ pub fn is_not_found(error: &kube::Error) -> bool {
 /// Whether the object is not (or no longer) what the request said it was.
 pub fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
-}
-
-/// The message with which admission or RBAC refused a request.
-pub fn denied(error: &kube::Error) -> Option<&str> {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 403 | 422) => Some(&status.message),
-        _ => None,
-    }
 }

@@ -18,7 +18,7 @@ mod write;
 pub use clock::api_server_time;
 pub use context::{Context, Note};
 pub use driver::{Shutdown, drive, shutdown};
-pub use error::{During, Error, Result, denied, is_conflict, is_not_found};
+pub use error::{During, Error, Result, chain, describe, is_conflict, is_not_found};
 pub use guard::{GuardState, ProbeTargets, observe_guard};
 pub use lookup::{Holder, holders, lookup};
 pub use metrics::Metrics;

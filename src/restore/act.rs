@@ -13,7 +13,7 @@ use super::object::{Made, Maker};
 use super::site::{self, Attempt, Plan, failure};
 use crate::api::{Reason, Restore, RestoreFailure, Site, VerifiedSite, names};
 use crate::cluster::discover::Kinds;
-use crate::cluster::{Context, Exact, Result, patch_exact};
+use crate::cluster::{Context, Exact, Result, describe, patch_exact};
 use crate::store::{Expected, Identity, Store};
 
 /// How long a discovery may be reused within a Restore.
@@ -136,7 +136,7 @@ impl Work {
         self.sites()
             .get_opt(&job.name)
             .await
-            .map_err(|error| Attempt::Waiting(Reason::Progressing, super::object::words(&error)))
+            .map_err(|error| Attempt::Waiting(Reason::Progressing, describe(&error)))
     }
 
     /// What this very Restore has verified and, perhaps, not yet released.
@@ -169,7 +169,7 @@ impl Work {
             }
             // That one has ended without finishing this Site, or is gone: this one goes on.
             Ok(_) => Ok(()),
-            Err(error) => Err(Attempt::Waiting(Reason::Progressing, super::object::words(&error))),
+            Err(error) => Err(Attempt::Waiting(Reason::Progressing, describe(&error))),
         }
     }
 

@@ -10,7 +10,7 @@ use super::rewrite;
 use crate::api::{Reason, names};
 use crate::cluster::discover::{Kind, Kinds};
 use crate::cluster::form::ObjectKey;
-use crate::cluster::{Exact, is_conflict, is_not_found};
+use crate::cluster::{Exact, describe, is_conflict, is_not_found};
 
 /// What became of one object.
 #[derive(Debug)]
@@ -49,14 +49,6 @@ pub fn may_pass(error: &kube::Error) -> bool {
         }
         // No answer, or a broken one.
         _ => true,
-    }
-}
-
-/// The API server's words without the Rust around them.
-pub fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        error => error.to_string(),
     }
 }
 
@@ -124,7 +116,7 @@ impl Maker<'_> {
                 Err(error) => later(Reason::Progressing, &error),
             },
             Err(error) if may_pass(&error) => later(Reason::Progressing, &error),
-            Err(error) => Made::Failed(Reason::CreateFailed, words(&error)),
+            Err(error) => Made::Failed(Reason::CreateFailed, describe(&error)),
         }
     }
 
@@ -176,7 +168,7 @@ impl Maker<'_> {
         match self.send(Method::PATCH, &path, Some(&body)).await {
             Ok(live) => Made::There(live),
             Err(error) if may_pass(&error) => later(Reason::Progressing, &error),
-            Err(error) => Made::Failed(Reason::CreateFailed, words(&error)),
+            Err(error) => Made::Failed(Reason::CreateFailed, describe(&error)),
         }
     }
 
@@ -235,12 +227,12 @@ impl Maker<'_> {
             if may_pass(&error) {
                 later(Reason::Progressing, &error)
             } else {
-                Made::Failed(Reason::CreateFailed, format!("its owners: {}", words(&error)))
+                Made::Failed(Reason::CreateFailed, format!("its owners: {}", describe(&error)))
             }
         })
     }
 }
 
 fn later(reason: Reason, error: &kube::Error) -> Made {
-    Made::Later(reason, words(error))
+    Made::Later(reason, describe(error))
 }

@@ -8,7 +8,7 @@ use super::decide::{Applied, Plan, ToApply};
 use super::observe::Facts;
 use crate::api::{App, AppliedObject, names};
 use crate::cluster::readiness::{Readiness, readiness};
-use crate::cluster::{Context, During, Result, denied, set_finalizer};
+use crate::cluster::{Context, During, Result, set_finalizer};
 
 /// Carries the plan out and tells what became of each object. An object that the API server
 /// refuses does not stop the others.
@@ -112,9 +112,7 @@ async fn apply(ctx: &Context, facts: &Facts, wanted: &ToApply) -> Result<Applied
             },
         }),
         Err(kube::Error::Api(status)) if is_about_the_object(status.code, &status.message) => {
-            let message =
-                denied(&kube::Error::Api(status.clone())).unwrap_or(&status.message).to_owned();
-            Ok(Applied::Failed { index: wanted.index, message })
+            Ok(Applied::Failed { index: wanted.index, message: status.message })
         }
         Err(error) => Err(error).during(doing),
     }
