@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
@@ -13,7 +14,10 @@ use serde_json::Value;
 use super::form::digest_of;
 use super::{During, Exact, Result};
 use crate::api::{DeletionRequest, Site};
-use crate::guard::{self, GuardKind, Probe, ProbeRequest, difference, is_denied_by};
+use crate::guard::{self, GuardKind, GuardObject, Probe, ProbeRequest, difference, is_denied_by};
+
+/// The guard as it was generated: the same for as long as the process runs.
+static GUARD: LazyLock<Vec<GuardObject>> = LazyLock::new(guard::objects);
 
 /// What is so with the guard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub async fn observe_guard(client: &Client, targets: &ProbeTargets) -> Result<Gu
     let mut state = GuardState::default();
     let mut lists: BTreeMap<GuardKind, Option<Vec<DynamicObject>>> = BTreeMap::new();
     let mut seen = String::new();
-    for object in guard::objects() {
+    for object in GUARD.iter() {
         let live = match lists.entry(object.kind) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(list(client, object.kind).await?),

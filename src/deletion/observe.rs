@@ -8,11 +8,10 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
-use super::backups::backup_of;
+use super::backups::{backup_of, is_verified};
 use crate::api::{
-    App, Backup, ConditionType, Conditions, Deletion, DeletionPhase, DeletionPolicy,
-    DeletionPolicySpec, DeletionRequest, EntityPhase, PlanEntity, RequestState, Site, Target,
-    TargetKind, Time, names,
+    App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
+    EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::{Freshness, collect};
 use crate::cluster::{
@@ -107,8 +106,12 @@ impl Facts {
 
     /// The live Site of a planned entity, if it still is that one.
     pub fn live(&self, entity: &PlanEntity) -> Option<&SiteFacts> {
-        self.sites.get(&entity.name).filter(|site| site.uid() == entity.uid)
+        live(&self.sites, entity)
     }
+}
+
+fn live<'a>(sites: &'a BTreeMap<String, SiteFacts>, entity: &PlanEntity) -> Option<&'a SiteFacts> {
+    sites.get(&entity.name).filter(|site| site.uid() == entity.uid)
 }
 
 impl SiteFacts {
@@ -181,58 +184,45 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     };
     let status = request.status.clone().unwrap_or_default();
     let state = status.state.unwrap_or(RequestState::Planning);
-    let mut facts = Facts {
-        request,
-        holders: HashMap::new(),
-        sites: BTreeMap::new(),
-        policies: BTreeMap::new(),
-        others: vec![],
-        guard: GuardState::default(),
-        api_time: api_server_time(client).await?,
-    };
+    let planned = status.plan.as_ref().map_or(&[][..], |plan| &plan.entities);
+    let mut holders = HashMap::new();
+    let mut others = vec![];
     let names: Vec<String> = match state {
         RequestState::Planning | RequestState::AwaitingApproval => {
-            facts.holders = lookup(client, &facts.request.spec.target.ids).await?;
-            facts.others = other_requests(ctx, &facts.request).await?;
-            let all = facts.holders.values().flatten();
-            all.filter(|h| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
+            holders = lookup(client, &request.spec.target.ids).await?;
+            others = other_requests(ctx, &request).await?;
+            let all = holders.values().flatten();
+            all.filter(|h: &&Holder| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
         }
         // From here on the plan says what is meant, not the ids: an id may have moved.
         RequestState::Held | RequestState::Purging => {
-            let plan = status.plan.as_ref();
-            plan.map(|p| p.entities.iter().map(|e| e.name.clone()).collect()).unwrap_or_default()
+            planned.iter().map(|e| e.name.clone()).collect()
         }
+        // Nothing is asked of what has ended.
         RequestState::Completed
         | RequestState::Refused
         | RequestState::Expired
-        | RequestState::Cancelled => return Ok(Some(facts)),
+        | RequestState::Cancelled => vec![],
     };
-    let uid = facts.request_uid();
-    let uid = uid.as_str();
-    facts.sites = stream::iter(names)
-        .map(|name| async move { observe_site(ctx, &name, uid).await })
-        .buffer_unordered(CONCURRENCY)
-        .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
-        .try_collect()
-        .await?;
-    // The plan's policy is asked for even when no Site names it any more: it still binds.
-    let planned = status.plan.as_ref().and_then(|p| p.head.as_ref()).map(|h| h.policy_name.clone());
-    facts.policies = policies(ctx, facts.sites.values(), planned).await?;
-    facts.guard = observe_guard(
-        client,
-        &probe_targets(&facts, status.plan.as_ref().map_or(&[], |p| &p.entities)),
-    )
-    .await?;
-    ctx.metrics.guard_in_place.set(i64::from(facts.guard.problems.is_empty()));
-    if state == RequestState::Purging {
-        let next = status.plan.as_ref().and_then(|plan| next_entity(&plan.entities));
-        if let Some(name) = next.map(|e| e.name.clone()) {
-            read_digest(ctx, &mut facts, &name).await?;
-        }
+    let mut sites = BTreeMap::new();
+    let mut policies = BTreeMap::new();
+    let mut guard = GuardState::default();
+    if !state.is_final() {
+        sites = observe_sites(ctx, names, &request).await?;
+        // The plan's policy is asked for even when no Site names it any more: it still binds.
+        let head = status.plan.as_ref().and_then(|p| p.head.as_ref());
+        policies = read_policies(ctx, sites.values(), head.map(|h| h.policy_name.clone())).await?;
+        guard = observe_guard(client, &probe_targets(&request, &sites, planned)).await?;
+        ctx.metrics.guard_in_place.set(i64::from(guard.problems.is_empty()));
+    }
+    if state == RequestState::Purging
+        && let Some(site) = next_entity(planned).and_then(|e| sites.get_mut(&e.name))
+    {
+        read_digest(ctx, site).await?;
     }
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
-    facts.api_time = api_server_time(client).await?;
-    Ok(Some(facts))
+    let api_time = api_server_time(client).await?;
+    Ok(Some(Facts { request, holders, sites, policies, others, guard, api_time }))
 }
 
 /// The entity that is purged now, or next: the first that is neither gone nor released.
@@ -244,7 +234,33 @@ pub fn next_entity(entities: &[PlanEntity]) -> Option<&PlanEntity> {
         .or_else(|| entities.iter().find(|e| !done(e)))
 }
 
-async fn observe_site(ctx: &Context, name: &str, request_uid: &str) -> Result<Option<SiteFacts>> {
+/// The Sites of these names that exist, each with the Backups that were made of it for the request.
+async fn observe_sites(
+    ctx: &Context,
+    names: Vec<String>,
+    request: &DeletionRequest,
+) -> Result<BTreeMap<String, SiteFacts>> {
+    let api: Api<Backup> = Api::all(ctx.client.clone());
+    let uid = request.uid().unwrap_or_default();
+    let ours = ListParams::default().labels(&format!("{LABEL_REQUEST_UID}={uid}"));
+    let doing = format!("list the Backups for DeletionRequest {}", request.name_any());
+    let mut backups = api.list(&ours).await.during(doing)?.items;
+    backups.sort_by_key(|b| (b.creation_timestamp().map(|t| Time::from(&t)), b.name_any()));
+    let mut sites: BTreeMap<String, SiteFacts> = stream::iter(names)
+        .map(|name| async move { observe_site(ctx, &name).await })
+        .buffer_unordered(CONCURRENCY)
+        .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
+        .try_collect()
+        .await?;
+    for backup in backups {
+        if let Some(site) = sites.get_mut(&backup.spec.site_ref.name) {
+            site.backups.push(backup);
+        }
+    }
+    Ok(sites)
+}
+
+async fn observe_site(ctx: &Context, name: &str) -> Result<Option<SiteFacts>> {
     let client = &ctx.client;
     let sites: Api<Site> = Api::all(client.clone());
     let Some(site) = sites.get_opt(name).await.during(format!("read Site {name}"))? else {
@@ -268,12 +284,7 @@ async fn observe_site(ctx: &Context, name: &str, request_uid: &str) -> Result<Op
         apps.extend(list.during(format!("list the Apps in namespace {namespace}"))?);
         claims.extend(observe_claims(ctx, &namespace).await?);
     }
-    let api: Api<Backup> = Api::all(client.clone());
-    let ours = ListParams::default().labels(&format!("{LABEL_REQUEST_UID}={request_uid}"));
-    let list = api.list(&ours).await.during(format!("list the Backups of Site {name}"))?;
-    let mut backups: Vec<Backup> =
-        list.into_iter().filter(|b| b.spec.site_ref.name == name).collect();
-    backups.sort_by_key(|b| (b.creation_timestamp().map(|t| Time::from(&t)), b.name_any()));
+    let backups = vec![];
     Ok(Some(SiteFacts { site, namespaces, apps, backups, claims, live_digest: None }))
 }
 
@@ -298,7 +309,7 @@ async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {
     Ok(all)
 }
 
-async fn policies<'a>(
+async fn read_policies<'a>(
     ctx: &Context,
     sites: impl Iterator<Item = &'a SiteFacts>,
     planned: Option<String>,
@@ -341,11 +352,15 @@ async fn other_requests(ctx: &Context, own: &DeletionRequest) -> Result<Vec<Open
 }
 
 /// What the guard is tried on: the request itself, and a Site that is not being purged.
-fn probe_targets(facts: &Facts, planned: &[PlanEntity]) -> ProbeTargets {
+fn probe_targets(
+    request: &DeletionRequest,
+    sites: &BTreeMap<String, SiteFacts>,
+    planned: &[PlanEntity],
+) -> ProbeTargets {
     let left = planned.iter().filter(|e| e.phase != EntityPhase::Purged);
-    let mut candidates: Vec<&SiteFacts> = left.filter_map(|e| facts.live(e)).collect();
+    let mut candidates: Vec<&SiteFacts> = left.filter_map(|e| live(sites, e)).collect();
     if planned.is_empty() {
-        candidates = facts.sites.values().collect();
+        candidates = sites.values().collect();
     }
     let untouched = |s: &&&SiteFacts| {
         s.deletion().is_none_or(|d| d.phase == DeletionPhase::Held)
@@ -358,18 +373,15 @@ fn probe_targets(facts: &Facts, planned: &[PlanEntity]) -> ProbeTargets {
             && n.meta().deletion_timestamp.is_none()
     };
     ProbeTargets {
-        request: Some(Exact::of(&facts.request)),
+        request: Some(Exact::of(request)),
         site: site.map(|s| Exact::of(&s.site)),
         namespace: site.and_then(|s| s.namespaces.iter().find(is_ours)).map(Exact::of),
     }
 }
 
 /// Reads everything that lives in a site, if its purge has a verified backup to be compared with.
-async fn read_digest(ctx: &Context, facts: &mut Facts, name: &str) -> Result<()> {
-    let Some(site) = facts.sites.get_mut(name) else { return Ok(()) };
-    let backed_up = backup_of(site).is_some_and(|b| {
-        b.status.as_ref().is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
-    });
+async fn read_digest(ctx: &Context, site: &mut SiteFacts) -> Result<()> {
+    let backed_up = backup_of(site).is_some_and(is_verified);
     let terminating = site.namespaces.iter().any(|n| n.meta().deletion_timestamp.is_some());
     if !backed_up || terminating || site.namespaces.is_empty() {
         return Ok(());
@@ -378,9 +390,10 @@ async fn read_digest(ctx: &Context, facts: &mut Facts, name: &str) -> Result<()>
     if namespaces.iter().any(|n| site.namespaces.iter().all(|live| live.name_any() != *n)) {
         return Ok(());
     }
+    let name = site.site.name_any();
     let doing = format!("compare Site {name} with its backup");
     let kinds = ctx.kinds(std::time::Duration::ZERO).await?;
-    let collection = collect(&ctx.client, &kinds, name, &namespaces, Freshness::Live)
+    let collection = collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Live)
         .await
         .map_err(|error| Error::answer(doing, error))?;
     site.live_digest = Some(collection.root_digest());
