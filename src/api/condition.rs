@@ -110,6 +110,22 @@ pub trait Conditions {
     /// Removes the condition of this type. kstatus takes an absent `Reconciling` or `Stalled` for
     /// `False`.
     fn unset(&mut self, type_: ConditionType);
+
+    /// Sets an abnormal-true condition to `True` with this reason and message, or removes it.
+    fn set_abnormal(
+        &mut self,
+        type_: ConditionType,
+        why: Option<(Reason, &str)>,
+        generation: Option<i64>,
+        now: Time,
+    ) {
+        match why {
+            Some((reason, message)) => {
+                self.set(type_, ConditionStatus::True, reason, message, generation, now);
+            }
+            None => self.unset(type_),
+        }
+    }
 }
 
 impl Conditions for Vec<Condition> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::discover::{Kind, Kinds};
 use super::error::describe;
-use super::form::{ObjectKey, archived_form, object_digest, root_digest};
+use super::form::{ObjectKey, archived_form, group_of, object_digest, root_digest};
 use super::readiness::{is_finished, readiness};
 use crate::api::names;
 
@@ -243,10 +243,8 @@ async fn list_once(
 /// The table: what a controller derives from other objects, and would make anew. Everything else
 /// is somebody's data.
 pub fn is_derived(live: &Value) -> bool {
-    let api_version = live["apiVersion"].as_str().unwrap_or_default();
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let labels = &live["metadata"]["labels"];
-    match (group, live["kind"].as_str().unwrap_or_default()) {
+    match (group_of(live), live["kind"].as_str().unwrap_or_default()) {
         // Made by a workload's controller; those that stand alone are data.
         ("", "Pod") | ("apps", "ReplicaSet" | "ControllerRevision") => controller(live).is_some(),
         ("batch", "Job") => controller(live) == Some("CronJob"),

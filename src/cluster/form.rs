@@ -33,13 +33,19 @@ pub struct ObjectKey {
     pub name: String,
 }
 
+/// The API group of an object; empty for the core group.
+pub fn group_of(object: &Value) -> &str {
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
 impl ObjectKey {
     /// The key of this object. None when it lacks `apiVersion`, `kind` or a name.
     pub fn of(object: &Value) -> Option<Self> {
-        let api_version = object["apiVersion"].as_str()?;
+        object["apiVersion"].as_str()?;
         let text = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
         Some(Self {
-            group: api_version.split_once('/').map_or("", |(group, _)| group).to_owned(),
+            group: group_of(object).to_owned(),
             kind: text(&object["kind"])?,
             namespace: text(&object["metadata"]["namespace"]),
             name: text(&object["metadata"]["name"])?,
@@ -178,10 +184,8 @@ pub fn archived_form(mut object: Value) -> Value {
 /// Everything else that it assigns (cluster IPs, node ports, a claim's volume) is kept, because a
 /// restore sends it along.
 fn assigned_by_the_cluster(object: &mut Value) {
-    let api_version = object["apiVersion"].as_str().unwrap_or_default();
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let kind = object["kind"].as_str().unwrap_or_default();
-    match (group, kind) {
+    match (group_of(object), kind) {
         ("", "Namespace") => {
             // Namespaces are finalized through a subresource of their own.
             remove_at(object, &["spec"], "finalizers");

@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use super::form::group_of;
+
 /// Whether an object is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -45,7 +47,7 @@ pub fn readiness(object: &Value) -> Readiness {
     {
         return not_ready("its controller has not seen the last change yet");
     }
-    match (group(object), object["kind"].as_str().unwrap_or_default()) {
+    match (group_of(object), object["kind"].as_str().unwrap_or_default()) {
         ("apps", "Deployment") => deployment(object),
         ("apps", "StatefulSet") => stateful_set(object),
         ("apps", "DaemonSet") => daemon_set(object),
@@ -62,7 +64,7 @@ pub fn readiness(object: &Value) -> Readiness {
 /// Whether this object has run to its end and will do nothing more: a Job that completed or
 /// failed, a Pod that ended. Creating such an object again would run it again.
 pub fn is_finished(object: &Value) -> bool {
-    match (group(object), object["kind"].as_str().unwrap_or_default()) {
+    match (group_of(object), object["kind"].as_str().unwrap_or_default()) {
         ("batch", "Job") => ["Complete", "Failed"]
             .iter()
             .any(|type_| condition(object, type_).is_some_and(|c| c["status"] == "True")),
@@ -71,11 +73,6 @@ pub fn is_finished(object: &Value) -> bool {
         }
         _ => false,
     }
-}
-
-fn group(object: &Value) -> &str {
-    let api_version = object["apiVersion"].as_str().unwrap_or_default();
-    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {

@@ -59,7 +59,7 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
         status.inventory = Some(inventory.clone());
     }
     let was_ready = status.conditions.is_true(ConditionType::Ready);
-    if let Some(still) = stands_still(facts) {
+    if let Some(still) = site_stands_still(&facts.site) {
         // Not one write but the status: what is held, purged or restored is another room's.
         return still.decision(status, generation, &facts.count, now);
     }
@@ -102,24 +102,10 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     let conditions = &mut status.conditions;
     let old_reason = conditions.get(ConditionType::Ready).map(|c| c.reason.clone());
     conditions.set(ConditionType::Ready, ready, reason, message.clone(), generation, now);
-    set_or_unset(
-        conditions,
-        ConditionType::Reconciling,
-        problem.is_none() && !effects.is_empty(),
-        reason,
-        &message,
-        generation,
-        now,
-    );
-    set_or_unset(
-        conditions,
-        ConditionType::Stalled,
-        problem.is_some(),
-        reason,
-        &message,
-        generation,
-        now,
-    );
+    let why = |present: bool| present.then_some((reason, message.as_str()));
+    let (working, stalled) = (problem.is_none() && !effects.is_empty(), problem.is_some());
+    conditions.set_abnormal(ConditionType::Reconciling, why(working), generation, now);
+    conditions.set_abnormal(ConditionType::Stalled, why(stalled), generation, now);
     if old_reason.as_deref() != Some(reason.as_str()) && reason != Reason::Progressing {
         notes.push(match problem {
             Some(_) => Note::warning(reason, message),
@@ -133,23 +119,6 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
         (None, Count::Fits | Count::New(_)) => 300,
     };
     Decision { effects, status, notes, requeue: Duration::from_secs(requeue) }
-}
-
-/// Sets an abnormal-true condition, or removes it: kstatus takes an absent one for false.
-fn set_or_unset(
-    conditions: &mut Vec<crate::api::Condition>,
-    type_: ConditionType,
-    present: bool,
-    reason: Reason,
-    message: &str,
-    generation: Option<i64>,
-    now: Time,
-) {
-    if present {
-        conditions.set(type_, ConditionStatus::True, reason, message, generation, now);
-    } else {
-        conditions.unset(type_);
-    }
 }
 
 /// Why the room stands still, for Sites and their Apps alike.
@@ -186,11 +155,6 @@ impl StandsStill {
 }
 
 /// Whether a Site is held, purged, restored or being deleted past the gates.
-pub(super) fn stands_still(facts: &Facts) -> Option<StandsStill> {
-    site_stands_still(&facts.site)
-}
-
-/// The same, for who has only the Site.
 pub(super) fn site_stands_still(site: &crate::api::Site) -> Option<StandsStill> {
     let status = site.status.as_ref();
     if let Some(deletion) = status.and_then(|s| s.deletion.as_ref()) {

@@ -137,16 +137,17 @@ async fn count(
         return Ok(Count::Fits);
     }
     let last = status.and_then(|s| s.inventory.as_ref());
+    let all = apps.len() as i64;
+    let ready = apps.iter().filter(|a| a.ready).count() as i64;
     let fits = last.is_some_and(|last| {
-        last.apps == apps.len() as i64
-            && last.apps_ready == apps.iter().filter(|a| a.ready).count() as i64
+        (last.apps, last.apps_ready) == (all, ready)
             && ctx.now().seconds_since(last.counted_time) < INVENTORY_MAX_AGE_SECONDS
     });
     if fits {
         return Ok(Count::Fits);
     }
     // A site that comes up, or goes, changes many times a second.
-    let settled = !apps.is_empty() && apps.iter().all(|a| a.ready);
+    let settled = all > 0 && ready == all;
     let created = site.metadata.creation_timestamp.as_ref().map(Time::from);
     let before = last.map(|last| last.counted_time).or(created);
     let young = |t| ctx.now().seconds_since(t) < INVENTORY_MIN_AGE_SECONDS;
@@ -162,8 +163,8 @@ async fn count(
         Err(error) => return Err(Error::answer(format!("count what Site {name} holds"), error)),
     };
     Ok(Count::New(Inventory {
-        apps: apps.len() as i64,
-        apps_ready: apps.iter().filter(|a| a.ready).count() as i64,
+        apps: all,
+        apps_ready: ready,
         objects: collection.objects.len() as i64,
         bytes: collection.bytes() as i64,
         counted_time: ctx.now(),

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 use super::decide::{Applied, Plan, ToApply};
 use super::observe::Facts;
 use crate::api::{App, AppliedObject, names};
-use crate::cluster::readiness::{Readiness, readiness};
+use crate::cluster::readiness::readiness;
 use crate::cluster::{Context, During, Result, set_finalizer};
 
 /// Carries the plan out and tells what became of each object. An object that the API server
@@ -62,10 +62,8 @@ async fn look(
 
 /// What an object waits for to become ready.
 fn waiting_for(live: &DynamicObject) -> Option<String> {
-    match readiness(&serde_json::to_value(live).unwrap_or_default()) {
-        Readiness::Ready => None,
-        Readiness::NotReady(why) => Some(why),
-    }
+    let object = serde_json::to_value(live).unwrap_or_default();
+    readiness(&object).waiting_for().map(str::to_owned)
 }
 
 /// Whether this answer says something about the object, and not about the API server: trying again

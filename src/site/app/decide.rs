@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::observe::{Facts, is_terminating};
+use super::observe::Facts;
 use crate::api::{
     AppState, AppStatus, AppliedObject, ConditionStatus, ConditionType, Conditions, Reason,
     SiteState, Time, names,
@@ -100,7 +100,7 @@ pub fn plan(facts: &Facts) -> Plan {
         };
         return Plan::StandStill { state, reason: still.reason, message: still.message };
     }
-    if is_terminating(app) {
+    if app.metadata.deletion_timestamp.is_some() {
         return Plan::StandStill {
             state: AppState::PendingDeletion,
             reason: Reason::UnexpectedDelete,
@@ -227,16 +227,10 @@ pub fn conclude(facts: &Facts, plan: &Plan, applied: &[Applied], now: Time) -> D
     let old_reason = conditions.get(ConditionType::Ready).map(|c| c.reason.clone());
     conditions.set(ConditionType::Ready, ready, reason, message.clone(), generation, now);
     let stalled = matches!(plan, Plan::Refuse { .. }) || reason == Reason::ApplyFailed;
-    for (type_, present) in [
-        (ConditionType::Stalled, stalled),
-        (ConditionType::Reconciling, reason == Reason::ObjectsNotReady),
-    ] {
-        if present {
-            conditions.set(type_, ConditionStatus::True, reason, message.clone(), generation, now);
-        } else {
-            conditions.unset(type_);
-        }
-    }
+    let why = |present: bool| present.then_some((reason, message.as_str()));
+    let waiting = reason == Reason::ObjectsNotReady;
+    conditions.set_abnormal(ConditionType::Stalled, why(stalled), generation, now);
+    conditions.set_abnormal(ConditionType::Reconciling, why(waiting), generation, now);
     let mut notes = vec![];
     if old_reason.as_deref() != Some(reason.as_str()) && reason != Reason::ObjectsNotReady {
         let warning = stalled || reason == Reason::UnexpectedDelete;

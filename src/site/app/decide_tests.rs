@@ -2,12 +2,12 @@
 
 use kube::discovery::ApiResource;
 
-use super::super::observe::KindFacts;
 use super::*;
 use crate::api::{App, Site, TargetKind};
 use crate::cluster::Holder;
+use crate::cluster::discover::Kind;
 
-fn kind(version: &str, kind: &str, namespaced: bool) -> (String, KindFacts) {
+fn kind(version: &str, kind: &str, namespaced: bool) -> (String, Kind) {
     let (group, v) = version.split_once('/').unwrap_or(("", version));
     let resource = ApiResource {
         group: group.into(),
@@ -16,7 +16,7 @@ fn kind(version: &str, kind: &str, namespaced: bool) -> (String, KindFacts) {
         kind: kind.into(),
         plural: format!("{}s", kind.to_lowercase()),
     };
-    (format!("{version}/{kind}"), KindFacts { resource, namespaced })
+    (format!("{version}/{kind}"), Kind { resource, namespaced })
 }
 
 fn site() -> Site {

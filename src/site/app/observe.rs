@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
 use kube::api::Api;
-use kube::discovery::ApiResource;
-use kube::{Resource, ResourceExt};
 
 use crate::api::{App, Site, names};
+use crate::cluster::discover::Kind;
 use crate::cluster::{Context, During, Holder, Result, holders};
 
 /// How old the list of kinds may be for a kind that is in it.
@@ -27,16 +27,7 @@ pub struct Facts {
     pub holders: Vec<Holder>,
     /// The kinds that the manifests name, as `apiVersion/kind`; those that the cluster does not
     /// know are not in it.
-    pub kinds: BTreeMap<String, KindFacts>,
-}
-
-/// A kind that the cluster knows.
-#[derive(Clone, Debug)]
-pub struct KindFacts {
-    /// How to address it.
-    pub resource: ApiResource,
-    /// Whether its objects live in namespaces.
-    pub namespaced: bool,
+    pub kinds: BTreeMap<String, Kind>,
 }
 
 /// Reads it; none when the App is gone.
@@ -71,26 +62,20 @@ pub async fn observe(ctx: &Context, namespace: &str, name: &str) -> Result<Optio
         if kinds.contains_key(&key) {
             continue;
         }
-        if let Some(facts) = kind_facts(ctx, version, kind).await? {
-            kinds.insert(key, facts);
+        if let Some(found) = find_kind(ctx, version, kind).await? {
+            kinds.insert(key, found);
         }
     }
     Ok(Some(Facts { app, site, holders, kinds }))
 }
 
-async fn kind_facts(ctx: &Context, version: &str, kind: &str) -> Result<Option<KindFacts>> {
+async fn find_kind(ctx: &Context, version: &str, kind: &str) -> Result<Option<Kind>> {
     // A kind that was not there a moment ago may be there now: a CRD and its first object often
     // arrive together.
     for max_age in [KINDS_MAX_AGE, KINDS_ASK_AGAIN] {
         if let Some(found) = ctx.kinds(max_age).await?.find(version, kind) {
-            let resource = found.resource.clone();
-            return Ok(Some(KindFacts { resource, namespaced: found.namespaced }));
+            return Ok(Some(found.clone()));
         }
     }
     Ok(None)
-}
-
-/// Whether the App itself is being deleted.
-pub fn is_terminating(app: &App) -> bool {
-    app.meta().deletion_timestamp.is_some()
 }
