@@ -435,14 +435,10 @@ pub(super) fn end(
     let conditions = &mut status.conditions;
     conditions.set(ConditionType::Succeeded, succeeded, reason, message.clone(), generation, now);
     conditions.unset(ConditionType::Reconciling);
-    match state {
-        // kstatus takes this for failed, as it should: somebody must look at it.
-        RequestState::Refused | RequestState::Expired => {
-            let holds = ConditionStatus::True;
-            conditions.set(ConditionType::Stalled, holds, reason, message.clone(), generation, now);
-        }
-        _ => conditions.unset(ConditionType::Stalled),
-    }
+    // kstatus takes this for failed, as it should: somebody must look at it.
+    let failed = matches!(state, RequestState::Refused | RequestState::Expired);
+    let why = failed.then_some((reason, message.as_str()));
+    conditions.set_abnormal(ConditionType::Stalled, why, generation, now);
     status.state = Some(state);
     status.message = Some(message.clone());
     status.completion_time = Some(now);

@@ -10,13 +10,14 @@ use super::decide::{
     record_rejections, seal, short, tell_approvals,
 };
 use super::gates::{
-    Case, approvals_required, clocks_disagree, finish, has_started, permit, window_end,
+    Case, GATES, approvals_required, clocks_disagree, finish, has_started, permit, window_end,
 };
 use super::observe::{Facts, SiteFacts, next_entity};
 use super::purge::{Next, mark, next};
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, Deletion, DeletionPhase, DeletionRequestStatus,
-    EntityPhase, Plan, PlanBackup, PlanEntity, Reason, RequestState, RetentionWindow, Time,
+    EntityPhase, Plan, PlanBackup, PlanEntity, Progress, Reason, RequestState, RetentionWindow,
+    Time, names,
 };
 use crate::cluster::form::digest_of;
 use crate::cluster::{Exact, Note};
@@ -120,12 +121,12 @@ fn record(live: &SiteFacts) -> Option<PlanBackup> {
     })
 }
 
-fn progress(plan: &Plan) -> crate::api::Progress {
+fn progress(plan: &Plan) -> Progress {
     let count = |phase| {
         let all = plan.entities.iter().filter(|e| e.phase == phase).count();
         i64::try_from(all).unwrap_or(i64::MAX)
     };
-    crate::api::Progress {
+    Progress {
         total: i64::try_from(plan.entities.len()).unwrap_or(i64::MAX),
         purged: count(EntityPhase::Purged),
         released: count(EntityPhase::Released),
@@ -377,7 +378,7 @@ fn release(case: &Case<'_>, mut status: DeletionRequestStatus, ending: Ending) -
 
 /// Whether the Site, a namespace or an App bears a mark of this request.
 fn is_marked(live: &SiteFacts, request_uid: &str) -> bool {
-    let purge = crate::api::names::ANNOTATION_PURGE;
+    let purge = names::ANNOTATION_PURGE;
     live.deletion_by(request_uid).is_some()
         || live
             .namespaces
@@ -391,7 +392,7 @@ fn is_marked(live: &SiteFacts, request_uid: &str) -> bool {
 
 /// Reason and message of the first gate that is not open.
 fn first_closed(status: &DeletionRequestStatus) -> Option<(Reason, String)> {
-    super::gates::GATES.iter().find_map(|(type_, _)| closed(status, *type_))
+    GATES.iter().find_map(|(type_, _)| closed(status, *type_))
 }
 
 /// `Reconciling` while something is done, absent while people or the window are waited for (or
@@ -404,30 +405,9 @@ fn working(
 ) {
     let generation = case.facts.request.metadata.generation;
     let message = status.message.clone().unwrap_or_default();
-    let holds = ConditionStatus::True;
+    let working = (busy && stalled.is_none()).then_some((Reason::Progressing, message.as_str()));
+    let stalled = stalled.as_deref().map(|why| (Reason::Stalled, why));
     let conditions = &mut status.conditions;
-    match (busy, stalled.is_some()) {
-        (true, false) => conditions.set(
-            ConditionType::Reconciling,
-            holds,
-            Reason::Progressing,
-            message,
-            generation,
-            case.now,
-        ),
-        _ => conditions.unset(ConditionType::Reconciling),
-    }
-    match stalled {
-        Some(why) => {
-            conditions.set(
-                ConditionType::Stalled,
-                holds,
-                Reason::Stalled,
-                why,
-                generation,
-                case.now,
-            );
-        }
-        None => conditions.unset(ConditionType::Stalled),
-    }
+    conditions.set_abnormal(ConditionType::Reconciling, working, generation, case.now);
+    conditions.set_abnormal(ConditionType::Stalled, stalled, generation, case.now);
 }

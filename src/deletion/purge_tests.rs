@@ -11,6 +11,17 @@ fn deletes(decision: &Decision) -> usize {
     decision.effects.iter().filter(destroys).count()
 }
 
+/// One look, with the people's approvals where they are asked for, and time for others to act.
+fn go_on(world: &mut World) {
+    if world.state() == RequestState::AwaitingApproval {
+        world.vote("ann");
+        world.vote("bob");
+    }
+    world.step(Crash::Never);
+    world.others_act();
+    world.time += 5;
+}
+
 /// A world that was brought to the point at which `stop` says so.
 fn until(sites: &[&str], stop: impl Fn(&World) -> bool) -> World {
     let mut world = World::new(sites);
@@ -18,13 +29,7 @@ fn until(sites: &[&str], stop: impl Fn(&World) -> bool) -> World {
         if stop(&world) {
             return world;
         }
-        if world.state() == RequestState::AwaitingApproval {
-            world.vote("ann");
-            world.vote("bob");
-        }
-        world.step(Crash::Never);
-        world.others_act();
-        world.time += 5;
+        go_on(&mut world);
     }
     panic!("not reached; {:?}", world.facts.request.status);
 }
@@ -167,13 +172,7 @@ fn an_end_before_the_first_delete_leaves_everything_as_it_was() {
                 let mut n = 0;
                 let mut world = World::new(&["a", "b"]);
                 while n < looks && world.deletes.is_empty() {
-                    if world.state() == RequestState::AwaitingApproval {
-                        world.vote("ann");
-                        world.vote("bob");
-                    }
-                    world.step(Crash::Never);
-                    world.others_act();
-                    world.time += 5;
+                    go_on(&mut world);
                     n += 1;
                 }
                 if !world.deletes.is_empty() {

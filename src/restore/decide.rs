@@ -258,12 +258,8 @@ fn end(
     conditions.unset(ConditionType::Reconciling);
     conditions.set(ConditionType::Succeeded, status, reason, message, generation, now);
     conditions.set(ConditionType::Verified, status, reason, message, generation, now);
-    if good {
-        conditions.unset(ConditionType::Stalled);
-    } else {
-        let stalled = ConditionStatus::True;
-        conditions.set(ConditionType::Stalled, stalled, reason, message, generation, now);
-    }
+    let why = (!good).then_some((reason, message));
+    conditions.set_abnormal(ConditionType::Stalled, why, generation, now);
 }
 
 /// It can never be done.
