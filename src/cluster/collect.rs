@@ -23,12 +23,12 @@ const RESTARTS: usize = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// A kind cannot be listed.
-    #[error("failed to list {kind} in {namespace}: {}", describe(source))]
+    #[error("failed to list {kind} in {}: {}", namespace.as_deref().unwrap_or("the cluster"), describe(source))]
     List {
         /// Kind, with its API version.
         kind: String,
-        /// Namespace.
-        namespace: String,
+        /// Namespace. None: the whole cluster.
+        namespace: Option<String>,
         /// What the API server said.
         source: Box<kube::Error>,
     },
@@ -143,7 +143,7 @@ pub async fn collect(
         take(&mut objects, live)?;
     }
     let lists = namespaces.iter().flat_map(|namespace| {
-        kinds.of_a_site().map(move |kind| list(client, kind, namespace, freshness))
+        kinds.of_a_site().map(move |kind| list(client, kind, Some(namespace), freshness))
     });
     let mut lists = stream::iter(lists.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY);
     while let Some(items) = lists.try_next().await? {
@@ -182,14 +182,15 @@ async fn get(
     client.request(request.map_err(error)?).await.map_err(error)
 }
 
-/// Every object of this kind in this namespace, as the API server has it, page by page.
+/// Every object of this kind in this namespace, or in the cluster, as the API server has it, page
+/// by page.
 ///
 /// # Errors
 /// What the API server said.
 pub async fn list(
     client: &Client,
     kind: &Kind,
-    namespace: &str,
+    namespace: Option<&str>,
     freshness: Freshness,
 ) -> Result<Vec<Value>, CollectError> {
     let mut restarts = 0;
@@ -202,7 +203,7 @@ pub async fn list(
             result => {
                 return result.map_err(|source| CollectError::List {
                     kind: format!("{} {}", kind.resource.api_version, kind.resource.kind),
-                    namespace: namespace.to_owned(),
+                    namespace: namespace.map(str::to_owned),
                     source: Box::new(source),
                 });
             }
@@ -213,10 +214,10 @@ pub async fn list(
 async fn list_once(
     client: &Client,
     kind: &Kind,
-    namespace: &str,
+    namespace: Option<&str>,
     freshness: Freshness,
 ) -> kube::Result<Vec<Value>> {
-    let requests = kube::core::Request::new(kind.path(Some(namespace)));
+    let requests = kube::core::Request::new(kind.path(namespace));
     let mut params = match freshness {
         Freshness::Live => ListParams::default().limit(PAGE),
         Freshness::Cached => ListParams::default().match_any(),

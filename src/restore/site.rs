@@ -122,7 +122,7 @@ async fn read_back(maker: &Maker<'_>, plan: &Plan) -> Result<HashMap<ObjectKey, 
     let lists: Vec<_> = lists
         .into_iter()
         .map(|((namespace, ..), kind)| async move {
-            list(maker.client, kind, &namespace, Freshness::Live).await
+            list(maker.client, kind, Some(&namespace), Freshness::Live).await
         })
         .collect();
     let mut lists = stream::iter(lists).buffer_unordered(IN_FLIGHT);

@@ -10,15 +10,13 @@ use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::api::{App, ConditionType, Conditions as _, Site, names};
-use crate::cluster::collect::is_derived;
+use crate::cluster::collect::{Freshness, is_derived, list};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::{ObjectKey, archived_form, object_digest, root_digest};
 
 const SITE: &str = include_str!("../../../deploy/samples/site.yaml");
 const APP: &str = include_str!("../../../deploy/samples/app.yaml");
 
-/// Objects per page of a list.
-const PAGE: u32 = 500;
 /// Requests in flight at a time.
 const CONCURRENCY: usize = 8;
 
@@ -223,22 +221,23 @@ impl Snapshot {
     /// A list that fails.
     pub async fn take(client: &Client, kinds: &Kinds) -> Result<Self> {
         let mut snapshot = Self::default();
-        let path = format!("/apis/{}/sites", names::API_VERSION);
-        for live in list(client, &path, names::API_VERSION, "Site").await? {
+        let find = |version: &str, kind: &str| {
+            kinds.find(version, kind).with_context(|| format!("{kind} is not served"))
+        };
+        let everything = |kind| list(client, kind, None, Freshness::Live);
+        for live in everything(find(names::API_VERSION, "Site")?).await? {
             let site = text(&live["metadata"]["name"]);
             snapshot.add(&site, live);
         }
         let mut owners = BTreeMap::new();
-        for live in list(client, "/api/v1/namespaces", "v1", "Namespace").await? {
+        for live in everything(find("v1", "Namespace")?).await? {
             let owner = text(&live["metadata"]["labels"][names::LABEL_SITE]);
             if !owner.is_empty() {
                 owners.insert(text(&live["metadata"]["name"]), owner.clone());
                 snapshot.add(&owner, live);
             }
         }
-        let lists = kinds.of_a_site().map(|kind| async move {
-            list(client, &kind.path(None), &kind.resource.api_version, &kind.resource.kind).await
-        });
+        let lists = kinds.of_a_site().map(everything);
         let mut lists = stream::iter(lists.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY);
         while let Some(objects) = lists.try_next().await? {
             for live in objects {
@@ -311,29 +310,6 @@ impl Snapshot {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
-}
-
-/// Every object at this path, each with its kind.
-async fn list(client: &Client, path: &str, api_version: &str, kind: &str) -> Result<Vec<Value>> {
-    let requests = kube::core::Request::new(path);
-    let mut params = ListParams::default().limit(PAGE);
-    let mut found = vec![];
-    loop {
-        let request = requests.list(&params).context("cannot ask for a list")?;
-        let page: kube::Result<Value> = client.request(request).await;
-        let mut page = page.with_context(|| format!("cannot list {path}"))?;
-        if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-            for mut item in items {
-                item["apiVersion"] = json!(api_version);
-                item["kind"] = json!(kind);
-                found.push(item);
-            }
-        }
-        match page["metadata"]["continue"].as_str() {
-            Some(token) if !token.is_empty() => params = params.continue_token(token),
-            _ => return Ok(found),
-        }
-    }
 }
 
 /// Which of these sites are still there, by their Sites and their namespaces.
