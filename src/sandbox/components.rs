@@ -59,6 +59,12 @@ impl Layout {
     pub fn stages(&self) -> PathBuf {
         self.root.join("stages.yaml")
     }
+    pub fn admission(&self) -> PathBuf {
+        self.root.join("admission")
+    }
+    pub fn admission_configuration(&self) -> PathBuf {
+        self.admission().join("configuration.json")
+    }
 
     /// Makes the folders and the files that don't depend on ports.
     pub fn create(&self) -> Result<()> {
@@ -183,7 +189,7 @@ fn etcd(layout: &Layout, ports: Ports) -> Vec<OsString> {
 
 fn api_server(layout: &Layout, ports: Ports) -> Vec<OsString> {
     let pki = layout.pki();
-    vec![
+    let mut args = vec![
         flag("bind-address", "127.0.0.1"),
         flag("advertise-address", "127.0.0.1"),
         flag("secure-port", ports.api_server.to_string()),
@@ -211,7 +217,17 @@ fn api_server(layout: &Layout, ports: Ports) -> Vec<OsString> {
         // One file, never rotated: tests read it whole.
         flag("audit-log-maxsize", "0"),
         flag("profiling", "false"),
-    ]
+    ];
+    // Only where there is one: API servers before 1.37 don't know it.
+    if layout.admission_configuration().is_file() {
+        args.push(admission(layout));
+    }
+    args
+}
+
+/// Tells the API server where its admission policies lie.
+pub(super) fn admission(layout: &Layout) -> OsString {
+    flag("admission-control-config-file", layout.admission_configuration())
 }
 
 fn controller_manager(layout: &Layout) -> Vec<OsString> {

@@ -96,7 +96,7 @@ async fn apply_files(applier: &mut Applier, files: &[Generated], folder: &str) -
 }
 
 /// The objects of a YAML file.
-fn documents(yaml: &str) -> Result<Vec<Value>> {
+pub(super) fn documents(yaml: &str) -> Result<Vec<Value>> {
     let all: Vec<Value> = serde_saphyr::from_multiple(yaml).context("not YAML")?;
     Ok(all.into_iter().filter(|object| !object.is_null()).collect())
 }

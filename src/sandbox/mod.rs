@@ -26,6 +26,7 @@ pub mod demo;
 mod der;
 mod install;
 mod kubeconfig;
+pub mod manifests;
 mod operator;
 pub mod process;
 mod progress;
@@ -61,6 +62,10 @@ pub struct Options {
     pub nodes: usize,
     /// What the cluster and the context are called in kubeconfigs. Default `sandbox`.
     pub name: String,
+    /// A folder of YAML or JSON files with admission policies and bindings that the API server
+    /// loads from its disk: in force from its first request on, not to be seen or removed through
+    /// the API. See [`manifests`]. Default: none.
+    pub static_manifests: Option<PathBuf>,
     /// Where progress goes. Default: nowhere.
     pub progress: Progress,
 }
@@ -73,6 +78,7 @@ impl Options {
             reprieve: reprieve.into(),
             nodes: 5,
             name: "sandbox".to_owned(),
+            static_manifests: None,
             progress: Progress::Quiet,
         }
     }
@@ -112,11 +118,19 @@ impl Sandbox {
     /// # Panics
     /// It should start, and does not.
     pub async fn for_test(reprieve: &str) -> Option<Self> {
+        Self::for_test_with(Options::new(reprieve)).await
+    }
+
+    /// As [`Sandbox::for_test`], with options.
+    ///
+    /// # Panics
+    /// It should start, and does not.
+    pub async fn for_test_with(options: Options) -> Option<Self> {
         if let Some(reason) = binaries::unavailable() {
             Progress::Visible.note(&format!("SKIPPED: {reason}"));
             return None;
         }
-        match Self::start(Options::new(reprieve)).await {
+        match Self::start(options).await {
             Ok(sandbox) => Some(sandbox),
             Err(error) => panic!("the sandbox does not start: {error:#}"),
         }
@@ -228,6 +242,35 @@ impl Sandbox {
     /// The API server refuses something.
     pub async fn install(&self) -> Result<()> {
         install::install(self).await
+    }
+
+    /// Puts the admission policies of this folder, instead of those that were there before, on
+    /// the disk of the API server, and returns when they are in force. An API server that was
+    /// started without any is started again, so that watches end and requests fail for seconds;
+    /// others load the change as they run.
+    ///
+    /// # Errors
+    /// A file is not what [`manifests`] says; the API server does not take it.
+    pub async fn set_static_manifests(&mut self, folder: &Path) -> Result<()> {
+        let loads = self.layout.admission_configuration().is_file();
+        manifests::write(&self.layout, folder)?;
+        if !loads {
+            let flag = components::admission(&self.layout);
+            let api_server = self.process(Program::ApiServer).context("there is an API server")?;
+            api_server.restart_with([flag])?;
+        }
+        self.wait_until_ready().await?;
+        manifests::wait_until_loaded(&self.layout, &self.admin).await
+    }
+
+    /// Waits until the API server says that it is ready: after it, or etcd, was restarted or
+    /// resumed.
+    ///
+    /// # Errors
+    /// A component ended, or it is not ready within 90 s: with the last lines of the logs.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
+        let admin = self.admin();
+        start::wait_until("kube-apiserver", &mut self.processes, || start::is_ready(&admin)).await
     }
 
     /// Starts the operator under its own service account's token, on a port of its own, with the

@@ -154,6 +154,12 @@ impl Process {
         Ok(())
     }
 
+    /// As [`Process::restart`], with these arguments more, from now on.
+    pub(super) fn restart_with(&mut self, args: impl IntoIterator<Item = OsString>) -> Result<()> {
+        self.spec.args.extend(args);
+        self.restart()
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         log_tail(&self.log, lines)

@@ -19,7 +19,7 @@ use super::components::{self, KWOK_USER, Layout, Ports};
 use super::kubeconfig::{self, Endpoint};
 use super::process::Process;
 use super::watchdog::{self, Watchdog};
-use super::{Options, Sandbox};
+use super::{Options, Sandbox, manifests};
 
 /// How often a start is tried when another program took a port meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) async fn start(options: Options) -> Result<Sandbox> {
     // A test has no `main` that does this; see Cargo.toml on TLS providers.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let Options { dir, reprieve, nodes, name, progress } = options;
+    let Options { dir, reprieve, nodes, name, static_manifests, progress } = options;
     let binaries = tokio::task::spawn_blocking(move || binaries::locate(progress))
         .await
         .context("the search for the control plane panicked")??;
@@ -47,6 +47,9 @@ pub(super) async fn start(options: Options) -> Result<Sandbox> {
 
     layout.create()?;
     let authority = components::write_pki(&layout)?;
+    if let Some(folder) = static_manifests {
+        manifests::write(&layout, &folder)?;
+    }
 
     let step = progress.step("starting etcd and kube-apiserver");
     let (processes, endpoint, admin) =
@@ -217,7 +220,7 @@ async fn nodes_are_ready(admin: &kube::Client, nodes: usize) -> bool {
 }
 
 /// Waits until `ready` says so; an ended process ends the wait.
-async fn wait_until<F: Future<Output = bool>>(
+pub(super) async fn wait_until<F: Future<Output = bool>>(
     what: &str,
     processes: &mut [(Program, Process)],
     ready: impl Fn() -> F,

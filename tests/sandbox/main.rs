@@ -1,6 +1,8 @@
 //! The sandbox: a cluster of real components, on loopback only, that leaves nothing behind.
 #![cfg(feature = "sandbox")]
 
+mod manifests;
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -70,7 +72,7 @@ async fn a_bare_cluster_works_and_leaves_nothing() {
 
 #[tokio::test]
 async fn install_brings_what_the_operator_needs() {
-    let Some(sandbox) = Sandbox::for_test(REPRIEVE).await else { return };
+    let Some(mut sandbox) = Sandbox::for_test(REPRIEVE).await else { return };
     sandbox.install().await.expect("everything can be installed");
     let client = sandbox.admin();
 
@@ -90,6 +92,9 @@ async fn install_brings_what_the_operator_needs() {
     assert_eq!(user, "system:serviceaccount:reprieve-system:reprieve");
 
     sandbox.install().await.expect("it can be installed twice");
+
+    // An API server that was started without policies on its disk gets some.
+    manifests::come_later(&mut sandbox).await;
 }
 
 #[test]
