@@ -53,6 +53,10 @@ pub const APP_ACCOUNT: &str = "reprieve-app";
 pub const DEFAULT_POLICY: &str = "default";
 /// The RBAC verb on `deletionrequests` that approvers need.
 pub const VERB_APPROVE: &str = "approve";
+/// The RBAC verb on `deletionpolicies` that making one weaker needs.
+pub const VERB_WEAKEN: &str = "weaken";
+/// The RBAC verb on `customresourcedefinitions` that changing ours needs.
+pub const VERB_UPGRADE: &str = "upgrade";
 
 /// The operator's field manager in server-side apply.
 pub const FIELD_MANAGER: &str = "reprieve";
