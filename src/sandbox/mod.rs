@@ -34,6 +34,7 @@ pub mod manifests;
 mod operator;
 pub mod process;
 mod progress;
+mod shared;
 mod start;
 mod state;
 mod watchdog;

@@ -50,6 +50,7 @@ async fn a_bare_cluster_works_and_leaves_nothing() {
     audit::tells_who_did_what(&sandbox).await;
     servers::share_one_etcd(&sandbox).await;
     faults::each_component(&mut sandbox).await;
+    manifests::come_later(&mut sandbox).await;
 
     let dir = sandbox.dir().to_owned();
     assert!(process::marked(&dir).len() >= 5);
@@ -60,9 +61,8 @@ async fn a_bare_cluster_works_and_leaves_nothing() {
 
 #[tokio::test]
 async fn install_brings_what_the_operator_needs() {
-    let Some(mut sandbox) = Sandbox::for_test(REPRIEVE).await else { return };
-    sandbox.install().await.expect("everything can be installed");
-    let client = sandbox.admin();
+    let Some(sandbox) = Sandbox::shared(REPRIEVE).await else { return };
+    let client = sandbox.client_for(&sandbox.admin_kubeconfig()).await.expect("a kubeconfig");
 
     let policies: Api<DeletionPolicy> = Api::all(client.clone());
     let policy = policies.get("default").await.expect("there is a default policy");
@@ -80,9 +80,19 @@ async fn install_brings_what_the_operator_needs() {
     assert_eq!(user, "system:serviceaccount:reprieve-system:reprieve");
 
     sandbox.install().await.expect("it can be installed twice");
+}
 
-    // An API server that was started without policies on its disk gets some.
-    manifests::come_later(&mut sandbox).await;
+#[tokio::test]
+async fn tests_of_one_binary_share_a_cluster() {
+    let Some(sandbox) = Sandbox::shared(REPRIEVE).await else { return };
+    let again = Sandbox::shared(REPRIEVE).await.expect("it is there");
+    assert!(std::ptr::eq(sandbox, again));
+    // From another runtime than the one that started it.
+    let client = sandbox.client_for(&sandbox.admin_kubeconfig()).await.expect("a kubeconfig");
+    let policies: Api<DeletionPolicy> = Api::all(client);
+    policies.get("default").await.expect("everything is installed");
+    let (user, _) = users::who_am_i(sandbox.admin()).await;
+    assert_eq!(user, "admin");
 }
 
 #[test]
