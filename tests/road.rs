@@ -13,10 +13,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt as _};
 use reprieve::api::names;
-use reprieve::sandbox::{Operator, Sandbox};
+use reprieve::sandbox::{AuditRecord, Operator, Sandbox, audit};
 use serde_json::{Value, json};
 use user::{Snapshot, User, condition, expect, expect_condition, grant, http, request, sample};
 
@@ -377,7 +378,7 @@ async fn purge(stage: &Stage) -> (String, Vec<Snapshot>) {
     for (before, now) in before[2..].iter().zip(now) {
         before.expect_untouched(&now, "the sites that nobody asked for");
     }
-    let log = Audit::read(&stage.sandbox.audit_log());
+    let log = Audit::read(&stage.sandbox);
     log.nothing_but_the_plan(&plan, &live).expect("only what was planned");
     log.nothing_of(&["cato", "dune"]).expect("nothing of the others");
     the_audit_can_fail(&log, &plan, &live);
@@ -394,28 +395,15 @@ impl Stage {
     }
 }
 
-/// The audit log's answered requests that were carried out: no dry runs.
-struct Audit(Vec<Value>);
+/// The requests of the audit log that were carried out.
+struct Audit(Vec<AuditRecord>);
 
 impl Audit {
-    fn read(path: &Path) -> Self {
-        let text = fs::read_to_string(path).expect("an audit log");
-        let mut all = vec![];
-        for line in text.lines() {
-            let event: Value = serde_json::from_str(line).expect("an event a line");
-            let code = event["responseStatus"]["code"].as_i64().unwrap_or(0);
-            let uri = event["requestURI"].as_str().unwrap_or_default();
-            let dry = !event["requestObject"]["dryRun"].is_null() || uri.contains("dryRun=");
-            if event["stage"] == "ResponseComplete" && (200..300).contains(&code) && !dry {
-                all.push(event);
-            }
-        }
+    fn read(sandbox: &Sandbox) -> Self {
+        let mut all = sandbox.audit().read().expect("an audit log");
+        all.retain(AuditRecord::is_carried_out);
         assert!(all.len() > 100, "audit log: expected many events; seen: {}", all.len());
         Self(all)
-    }
-
-    fn deletes(&self) -> impl Iterator<Item = &Value> {
-        self.0.iter().filter(|e| e["verb"] == "delete" || e["verb"] == "deletecollection")
     }
 
     /// I1 and I3: whatever the operator deleted was in the approved plan, by UID, with
@@ -438,23 +426,20 @@ impl Audit {
         if approvals.len() < 2 || approvals.iter().any(|a| a["digest"] != *digest) {
             return Err(format!("I2: expected two approvals of {digest}; seen: {approvals:?}"));
         }
-        let end = text(&request["status"]["retention"]["endTime"]);
-        let end = end.trim_end_matches('Z');
+        let end: Option<DateTime<Utc>> =
+            text(&request["status"]["retention"]["endTime"]).parse().ok();
         let mut deleted = BTreeSet::new();
-        for event in self.deletes().filter(|e| e["user"]["username"] == names::OPERATOR_USER) {
-            let preconditions = &event["requestObject"]["preconditions"];
-            let object = &event["objectRef"];
-            let key =
-                (text(&object["resource"]), text(&object["name"]), text(&preconditions["uid"]));
+        for event in audit::deletes(&self.0).filter(|e| e.user.name == names::OPERATOR_USER) {
+            let preconditions = &event.request["preconditions"];
+            let key = (event.resource.clone(), event.name.clone(), text(&preconditions["uid"]));
             if !planned.contains(&key) {
-                return Err(format!("I1: {key:?} is not in the plan {planned:?}: {event}"));
+                return Err(format!("I1: {key:?} is not in the plan {planned:?}: {event:?}"));
             }
             if !preconditions["resourceVersion"].is_string() {
-                return Err(format!("expected a resourceVersion; seen: {event}"));
+                return Err(format!("expected a resourceVersion; seen: {event:?}"));
             }
-            let time = text(&event["requestReceivedTimestamp"]);
-            if end.is_empty() || time.as_str() < end {
-                return Err(format!("I3: deleted at {time}, the window ends {end:?}: {event}"));
+            if end.is_none_or(|end| event.time < end) {
+                return Err(format!("I3: deleted before the window's end, {end:?}: {event:?}"));
             }
             deleted.insert(key);
         }
@@ -466,11 +451,10 @@ impl Audit {
 
     /// Nobody deleted anything of these sites.
     fn nothing_of(&self, sites: &[&str]) -> Result<(), String> {
-        for event in self.deletes() {
-            let object = &event["objectRef"];
-            let whose = object["namespace"].as_str().or(object["name"].as_str());
-            if whose.is_some_and(|whose| sites.contains(&whose)) {
-                return Err(format!("expected no delete in {sites:?}; seen: {event}"));
+        for event in audit::deletes(&self.0) {
+            let whose = if event.namespace.is_empty() { &event.name } else { &event.namespace };
+            if sites.contains(&whose.as_str()) {
+                return Err(format!("expected no delete in {sites:?}; seen: {event:?}"));
             }
         }
         Ok(())

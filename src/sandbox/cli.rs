@@ -11,11 +11,14 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use super::certs::Authority;
 use super::components::{AUTHORITY, Layout};
+use super::control::{self, Fault, Target};
 use super::kubeconfig::Endpoint;
 use super::state::State;
-use super::{Options, Program, Progress, Sandbox, binaries, operator, process, watchdog};
+use super::{
+    Options, Program, Progress, Sandbox, binaries, lifecycle, operator, process, watchdog,
+};
 
-/// How long a process may take to end before it is killed.
+/// How long the operator may take to say that it is ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `reprieve sandbox`.
@@ -42,6 +45,38 @@ enum Command {
         #[command(flatten)]
         name: Name,
     },
+    /// Say what each component does, and where everything is.
+    ///
+    /// Prints state (running, paused or stopped), process, memory, age and address of each
+    /// component. Exit code: 0 when all run, 3 when one is stopped or paused, 4 when no such
+    /// sandbox is up, 1 for any other failure.
+    Status {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Print the last lines of the components' logs.
+    ///
+    /// Without a component those of all, each line with the component's name. `audit` is the log
+    /// of every request to the API server, one JSON object a line.
+    Logs(Logs),
+    /// End components in good order (SIGTERM), or all of them; the data stays.
+    ///
+    /// A component is named as `status` names it; `kube-` may be left out. `cargo sandbox start`
+    /// starts them again on the same data, also after the machine was restarted.
+    Stop(Components),
+    /// Kill components at once (SIGKILL), or all of them; the data stays.
+    Kill(Components),
+    /// Stop components in their tracks (SIGSTOP), or all of them.
+    ///
+    /// They hold their connections, ports and leases, and do nothing: what a hung process looks
+    /// like from outside.
+    Pause(Components),
+    /// Let paused components go on (SIGCONT), or all of them.
+    Resume(Components),
+    /// Start components that have ended, or all of them, on the same data and ports.
+    ///
+    /// Those that are paused go on; those that run are left as they are.
+    Start(Components),
     /// Print the path of the administrator's kubeconfig.
     ///
     /// export KUBECONFIG=$(cargo sandbox kubeconfig)
@@ -85,6 +120,30 @@ struct Kubeconfig {
     groups: Vec<String>,
 }
 
+#[derive(Debug, ClapArgs)]
+struct Logs {
+    #[command(flatten)]
+    name: Name,
+    /// Whose log: a component as `status` names it, or `audit`. Default: all components.
+    component: Option<String>,
+    /// Go on with what is added, until the sandbox is taken down.
+    #[arg(short, long)]
+    follow: bool,
+    /// How many lines of each log.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    tail: usize,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Components {
+    #[command(flatten)]
+    name: Name,
+    /// Which: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok, operator.
+    /// Default: all.
+    #[arg(value_name = "COMPONENT")]
+    components: Vec<String>,
+}
+
 fn name(text: &str) -> Result<String, String> {
     let label = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if label && (1..=40).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-') {
@@ -102,6 +161,15 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Up(args) => up(args)?,
         Command::Down { name } => down(&name.name)?,
+        Command::Status { name } => return control::status(&target(&name.name)?),
+        Command::Logs(Logs { name, component, follow, tail }) => {
+            control::logs(&target(&name.name)?, component.as_deref(), *follow, *tail)?;
+        }
+        Command::Stop(args) => fault(Fault::Stop, args)?,
+        Command::Kill(args) => fault(Fault::Kill, args)?,
+        Command::Pause(args) => fault(Fault::Pause, args)?,
+        Command::Resume(args) => fault(Fault::Resume, args)?,
+        Command::Start(args) => control::start_again(&target(&args.name.name)?, &args.components)?,
         Command::Kubeconfig(args) => println!("{}", print_kubeconfig(args)?.display()),
         Command::Watchdog { dir } => watchdog::main(dir)?,
     }
@@ -112,6 +180,14 @@ pub(super) fn folder(name: &str) -> Result<PathBuf> {
     let sandboxes = binaries::cache_folder()?.join("sandboxes");
     // The processes are marked with the path that has no links in it.
     Ok(sandboxes.canonicalize().unwrap_or(sandboxes).join(name))
+}
+
+fn target(name: &str) -> Result<Target<'_>> {
+    Ok(Target { name, suffix: suffix(name), dir: folder(name)? })
+}
+
+fn fault(fault: Fault, args: &Components) -> Result<()> {
+    control::fault(&target(&args.name.name)?, fault, &args.components)
 }
 
 /// `--name NAME`, where it is not the default.
@@ -161,6 +237,7 @@ fn up(Up { name: Name { name }, bare, nodes }: &Up) -> Result<()> {
 /// The state of a sandbox whose folder is there, if all of it runs.
 async fn check(dir: &Path, name: &str) -> Result<State> {
     let down = format!("take it down with `cargo sandbox down{}`", suffix(name));
+    let start = format!("start it with `cargo sandbox start{}`", suffix(name));
     let Some(state) = State::read(dir)? else {
         if process::marked(dir).is_empty() {
             bail!("sandbox {name:?} is incomplete; {down}");
@@ -170,7 +247,10 @@ async fn check(dir: &Path, name: &str) -> Result<State> {
     let ended = state.processes.iter().filter(|p| !process::is_marked(p.pid, dir));
     let ended: Vec<&str> = ended.map(|process| process.name.as_str()).collect();
     if !ended.is_empty() {
-        bail!("sandbox {name:?} is broken: {} no longer runs; {down}", ended.join(", "));
+        bail!(
+            "sandbox {name:?} is broken: {} no longer runs; {start}, or {down}",
+            ended.join(", ")
+        );
     }
     let client = super::kubeconfig::client(&Layout { root: dir.to_owned() }.admin()).await?;
     if !super::start::is_ready(&client).await {
@@ -213,13 +293,7 @@ fn down(name: &str) -> Result<()> {
         println!("No sandbox {name:?} is up.");
         return Ok(());
     }
-    // A state that cannot be read must not keep anybody from taking the sandbox down.
-    if let Ok(Some(state)) = State::read(&dir) {
-        // First those that write, last what they write to.
-        let pids: Vec<u32> = state.processes.iter().rev().map(|process| process.pid).collect();
-        process::stop_in_order(&pids, &dir, PATIENCE);
-    }
-    watchdog::end(&dir)?;
+    lifecycle::remove(&dir)?;
     // What is left without being a sandbox goes only if it is empty.
     match fs::remove_dir(&dir) {
         Err(error) if dir.exists() => {

@@ -1,6 +1,7 @@
 //! The components of the control plane: what each is told. Every one listens on loopback only.
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -66,6 +67,14 @@ impl Layout {
         self.admission().join("configuration.json")
     }
 
+    /// `NAME`, or `NAME-2` and so on: each start of another one has a log of its own.
+    pub fn free_name(&self, name: &str) -> String {
+        let names = (1_u32..)
+            .map(|n| if n == 1 { name.to_owned() } else { format!("{name}-{n}") })
+            .find(|name| !self.logs().join(format!("{name}.log")).exists());
+        names.expect("there are enough numbers")
+    }
+
     /// Makes the folders and the files that don't depend on ports.
     pub fn create(&self) -> Result<()> {
         for folder in
@@ -88,13 +97,21 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Asks the kernel. All are held until all are known, so that they differ.
+    /// Ports that are free now. All are held until all are known, so that they differ.
     pub fn free() -> Result<Self> {
-        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let held = [bind()?, bind()?, bind()?];
+        let held = [listener()?, listener()?, listener()?];
         let port = |i: usize| -> io::Result<u16> { Ok(held[i].local_addr()?.port()) };
         Ok(Self { etcd: port(0)?, etcd_peer: port(1)?, api_server: port(2)? })
     }
+}
+
+/// Holds a free port of loopback. Below those that the kernel gives to outgoing connections, if
+/// there is one: a component that was killed must find its port free when it is started again.
+pub(super) fn listener() -> io::Result<TcpListener> {
+    let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let random = || RandomState::new().build_hasher().finish();
+    let below = (0..100).find_map(|_| bind(20_000 + (random() % 12_000) as u16).ok());
+    below.map_or_else(|| bind(0), Ok)
 }
 
 /// The keys and certificates of the components; gives the authority that signs users.
@@ -204,6 +221,8 @@ fn api_server(layout: &Layout, ports: Ports) -> Vec<OsString> {
         path("client-ca-file", &pki, "ca.crt"),
         flag("cert-dir", &pki),
         flag("authorization-mode", "Node,RBAC"),
+        // As kubeadm has it: a kubelet acts for the pods of its own node alone.
+        flag("enable-admission-plugins", "NodeRestriction"),
         flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
         path("service-account-signing-key-file", &pki, "service-accounts.key"),
         path("service-account-key-file", &pki, "service-accounts.pub"),

@@ -58,6 +58,19 @@ impl Endpoint {
     }
 }
 
+/// Copies a kubeconfig that [`Endpoint::write`] wrote, for the same user at another server.
+///
+/// # Errors
+/// The file is none of those, or the new one cannot be written.
+pub(super) fn copy(from: &Path, to: &Path, server: &str) -> Result<()> {
+    let context = || format!("cannot use the kubeconfig {}", from.display());
+    let text = std::fs::read_to_string(from).with_context(context)?;
+    let mut config: Value = serde_json::from_str(&text).with_context(context)?;
+    let cluster = config.pointer_mut("/clusters/0/cluster/server").with_context(context)?;
+    *cluster = json!(server);
+    write_private(to, &serde_json::to_string_pretty(&config)?)
+}
+
 /// A client for this kubeconfig.
 ///
 /// # Errors

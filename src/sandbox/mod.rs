@@ -18,18 +18,23 @@
 //! every process of it is killed and its folder removed ([`watchdog`]). Everything listens on
 //! loopback only, on ports that the kernel says are free.
 
+mod api_server;
+pub mod audit;
 pub mod binaries;
 pub mod certs;
 pub mod cli;
 mod components;
+mod control;
 pub mod demo;
 mod der;
 mod install;
 mod kubeconfig;
+mod lifecycle;
 pub mod manifests;
 mod operator;
 pub mod process;
 mod progress;
+mod shared;
 mod start;
 mod state;
 mod watchdog;
@@ -39,6 +44,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+pub use self::api_server::ApiServer;
+pub use self::audit::{AuditLog, AuditRecord};
 pub use self::binaries::{Binaries, Program};
 pub use self::operator::Operator;
 pub use self::process::Process;
@@ -93,6 +100,7 @@ pub struct Sandbox {
     authority: Authority,
     endpoint: Endpoint,
     admin: kube::Client,
+    nodes: usize,
     /// In the order of their start.
     processes: Vec<(Program, Process)>,
     /// The last field: it waits for the end of whatever is left.
@@ -152,12 +160,23 @@ impl Sandbox {
         self.admin.clone()
     }
 
-    /// A kubeconfig with a client certificate for this user in these groups.
+    /// A kubeconfig with a client certificate for this user in these groups. It is named after the
+    /// user: one for the same user in other groups takes its place.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn user(&self, name: &str, groups: &[&str]) -> Result<PathBuf> {
         write_user(&self.layout, &self.authority, &self.endpoint, name, groups)
+    }
+
+    /// A kubeconfig with the identity of a kubelet: `system:node:NAME` in the group
+    /// `system:nodes`. It may ask for tokens of the accounts of pods on that node, bound to such a
+    /// pod.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn node(&self, name: &str) -> Result<PathBuf> {
+        self.user(&format!("system:node:{name}"), &["system:nodes"])
     }
 
     /// A client for a kubeconfig that this sandbox wrote.
@@ -197,11 +216,24 @@ impl Sandbox {
         command
     }
 
-    /// The audit log, one JSON object a line, written before the request is answered. It holds
-    /// every request but probes and the components' leases and events, and bodies for deletions
-    /// and for writes of our kinds.
+    /// The file of the audit log, one JSON object a line, written before the request is answered;
+    /// of all API servers. It holds every request but probes and the components' leases and
+    /// events, and bodies for deletions and for writes of our kinds; never a Secret's.
     pub fn audit_log(&self) -> PathBuf {
         self.layout.audit_log()
+    }
+
+    /// The audit log from its beginning, as typed records.
+    pub fn audit(&self) -> AuditLog {
+        AuditLog::open(&self.layout.audit_log())
+    }
+
+    /// The audit log from now on.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn audit_from_now(&self) -> Result<AuditLog> {
+        AuditLog::open_at_end(&self.layout.audit_log())
     }
 
     /// The folder of the backup store.
@@ -228,6 +260,11 @@ impl Sandbox {
     /// A process of the control plane, to kill, pause or restart. kubectl is none.
     pub fn process(&mut self, program: Program) -> Option<&mut Process> {
         self.processes.iter_mut().find(|(p, _)| *p == program).map(|(_, process)| process)
+    }
+
+    fn first(&self, program: Program) -> Result<&Process> {
+        let found = self.processes.iter().find(|(p, _)| *p == program);
+        found.map(|(_, process)| process).with_context(|| format!("there is no {}", program.name()))
     }
 
     /// Every process of the control plane, in the order of their start.
@@ -263,16 +300,6 @@ impl Sandbox {
         manifests::wait_until_loaded(&self.layout, &self.admin).await
     }
 
-    /// Waits until the API server says that it is ready: after it, or etcd, was restarted or
-    /// resumed.
-    ///
-    /// # Errors
-    /// A component ended, or it is not ready within 90 s: with the last lines of the logs.
-    pub async fn wait_until_ready(&mut self) -> Result<()> {
-        let admin = self.admin();
-        start::wait_until("kube-apiserver", &mut self.processes, || start::is_ready(&admin)).await
-    }
-
     /// Starts the operator under its own service account's token, on a port of its own, with the
     /// sandbox's store, and waits until it says that it is ready. Call it twice for two of them.
     ///
@@ -280,51 +307,24 @@ impl Sandbox {
     /// [`Sandbox::install`] did not run; the operator ends, or is not ready within 30 s: with the
     /// last lines of its log.
     pub async fn start_operator(&self, args: &[&str]) -> Result<Operator> {
-        operator::start(self, args).await
+        operator::start(self, &self.operator_kubeconfig(), args).await
     }
 
-    /// Ends the cluster: what dropping it does, and tells whether something is left.
+    /// As [`Sandbox::start_operator`], with another kubeconfig: with another user's, or with one
+    /// for another API server ([`ApiServer::kubeconfig`]).
     ///
     /// # Errors
-    /// The folder could not be removed.
-    pub fn stop(self) -> Result<()> {
-        let dir = self.layout.root.clone();
-        drop(self);
-        anyhow::ensure!(!dir.exists(), "{} could not be removed", dir.display());
-        Ok(())
+    /// As [`Sandbox::start_operator`].
+    pub async fn start_operator_as(&self, kubeconfig: &Path, args: &[&str]) -> Result<Operator> {
+        operator::start(self, kubeconfig, args).await
     }
 
-    /// Lets the cluster live on, with this operator if there is one, until
-    /// `reprieve sandbox down` finds what is written here in its folder.
+    /// Starts one more API server on the same etcd, with the same flags and these more.
     ///
     /// # Errors
-    /// The state cannot be written; the sandbox ends then.
-    pub fn detach(mut self, operator: Option<Operator>) -> Result<()> {
-        let mut processes: Vec<state::Entry> = Vec::new();
-        for process in self.processes() {
-            processes.push(state::Entry { name: process.name().to_owned(), pid: process.pid() });
-        }
-        let listen = operator.as_ref().map(Operator::listen);
-        if let Some(operator) = &operator {
-            let (name, pid) = (operator.process().name().to_owned(), operator.process().pid());
-            processes.push(state::Entry { name, pid });
-        }
-        let state = state::State {
-            server: self.endpoint.server.clone(),
-            cluster: self.endpoint.cluster.clone(),
-            operator: listen,
-            processes,
-        };
-        state.write(&self.layout.root)?;
-        let watchdog = self.watchdog.take().context("a sandbox has a watchdog")?;
-        watchdog.dismiss()?;
-        if let Some(operator) = operator {
-            operator.into_process().detach();
-        }
-        for (_, process) in self.processes.drain(..) {
-            process.detach();
-        }
-        Ok(())
+    /// It ends, or is not ready within 90 s: with the last lines of its log.
+    pub async fn start_api_server(&self, args: &[&str]) -> Result<ApiServer> {
+        api_server::start(self, args).await
     }
 }
 

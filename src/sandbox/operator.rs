@@ -1,7 +1,8 @@
 //! The operator, as a process of the sandbox.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Sandbox;
+use super::components::listener;
 use super::process::{Process, Spec, flag};
 
 /// How long the operator may take until it is ready.
@@ -69,8 +71,7 @@ impl Operator {
     }
 }
 
-pub(super) async fn start(sandbox: &Sandbox, args: &[&str]) -> Result<Operator> {
-    let kubeconfig = sandbox.layout.operator();
+pub(super) async fn start(sandbox: &Sandbox, kubeconfig: &Path, args: &[&str]) -> Result<Operator> {
     if !kubeconfig.is_file() {
         bail!("the operator has no account yet: install first");
     }
@@ -79,12 +80,12 @@ pub(super) async fn start(sandbox: &Sandbox, args: &[&str]) -> Result<Operator> 
         let listen = free_address()?;
         let mut command: Vec<OsString> = vec![
             "run".into(),
-            flag("kubeconfig", &kubeconfig),
+            flag("kubeconfig", kubeconfig),
             flag("store-url", sandbox.store_url()),
             flag("listen", listen.to_string()),
         ];
         command.extend(args.iter().map(OsString::from));
-        let name = free_name(sandbox);
+        let name = sandbox.layout.free_name("operator");
         let spec = Spec { name, program: sandbox.reprieve.clone(), args: command };
         let process = spec.start(&sandbox.layout.root)?;
         let mut operator = Operator { process, listen };
@@ -101,17 +102,8 @@ pub(super) async fn start(sandbox: &Sandbox, args: &[&str]) -> Result<Operator> 
     }
 }
 
-/// `operator`, or `operator-2` and so on: each start of another one has a log of its own.
-fn free_name(sandbox: &Sandbox) -> String {
-    let names = (1_u32..)
-        .map(|n| if n == 1 { "operator".to_owned() } else { format!("operator-{n}") })
-        .find(|name| !sandbox.layout.logs().join(format!("{name}.log")).exists());
-    names.expect("there are enough numbers")
-}
-
 fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener.and_then(|l| l.local_addr()).context("no free port on loopback")
+    listener().and_then(|l| l.local_addr()).context("no free port on loopback")
 }
 
 /// Whether an answer's status is 200.

@@ -51,21 +51,40 @@ impl Spec {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {}", self.program.display()))?;
-        Ok(Process { spec: self.clone(), sandbox: sandbox.to_owned(), log, child: Some(child) })
+        let (pid, child) = (child.id(), Some(child));
+        Ok(Process { spec: self.clone(), sandbox: sandbox.to_owned(), log, pid, child })
     }
 }
 
-/// A process of a sandbox. It is killed when this is dropped.
+/// What a process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs.
+    Running,
+    /// It was stopped in its tracks ([`Process::pause`]).
+    Paused,
+    /// It has ended, or never began.
+    Stopped,
+}
+
+/// A process of a sandbox. It is killed when this is dropped, unless it was left to itself.
 #[derive(Debug)]
 pub struct Process {
     spec: Spec,
     sandbox: PathBuf,
     log: PathBuf,
-    /// Nothing once it was left to itself.
+    pid: u32,
+    /// Nothing for a process that was left to itself, or that another process started.
     child: Option<Child>,
 }
 
 impl Process {
+    /// A process that somebody else started, or that ended. It is not killed when this is dropped.
+    pub(super) fn adopt(spec: Spec, pid: u32, sandbox: &Path) -> Self {
+        let log = sandbox.join("logs").join(format!("{}.log", spec.name));
+        Self { spec, sandbox: sandbox.to_owned(), log, pid, child: None }
+    }
+
     /// What it is called.
     pub fn name(&self) -> &str {
         &self.spec.name
@@ -78,7 +97,7 @@ impl Process {
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
+        self.pid
     }
 
     /// The file that its output goes to.
@@ -88,7 +107,41 @@ impl Process {
 
     /// Whether it still runs; a paused one does.
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        match self.child.as_mut() {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => is_marked(self.pid, &self.sandbox),
+        }
+    }
+
+    /// Whether it runs, is paused, or has ended.
+    pub fn condition(&mut self) -> Condition {
+        if !self.is_running() {
+            return Condition::Stopped;
+        }
+        match stat(self.pid).first().map(String::as_str) {
+            Some("T") => Condition::Paused,
+            _ => Condition::Running,
+        }
+    }
+
+    /// The memory that it holds (the resident set), in bytes; 0 when it has ended.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    }
+
+    /// How long ago it was started; nothing when it has ended.
+    pub fn age(&self) -> Option<Duration> {
+        // In hundredths of a second since the machine's start, whatever the kernel's own clock:
+        // field 22, and `stat` begins with the third.
+        let started: u64 = stat(self.pid).get(19)?.parse().ok()?;
+        let uptime = fs::read_to_string("/proc/uptime").ok()?;
+        let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+        Duration::try_from_secs_f64(uptime)
+            .ok()?
+            .checked_sub(Duration::from_millis(started.checked_mul(10)?))
     }
 
     /// Kills it (SIGKILL) and waits for its end. One that has ended already is left as it is.
@@ -96,9 +149,47 @@ impl Process {
     /// # Errors
     /// The system refuses.
     pub fn kill(&mut self) -> Result<()> {
-        let Some(child) = self.child.as_mut() else { return Ok(()) };
-        child.kill().with_context(|| format!("cannot kill {}", self.spec.name))?;
-        child.wait().with_context(|| format!("cannot wait for {}", self.spec.name))?;
+        let name = &self.spec.name;
+        if let Some(child) = self.child.as_mut() {
+            child.kill().with_context(|| format!("cannot kill {name}"))?;
+            child.wait().with_context(|| format!("cannot wait for {name}"))?;
+            return Ok(());
+        }
+        while is_marked(self.pid, &self.sandbox) {
+            let pid = pid(self.pid).with_context(|| format!("{name} has no process id"))?;
+            let _ = kill_process(pid, Signal::KILL);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Asks it to end (SIGTERM), also when it is paused, and kills it when it takes longer than
+    /// `patience`. One that has ended already is left as it is.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn stop(&mut self, patience: Duration) -> Result<()> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        self.terminate()?;
+        // A paused process would not see the first signal.
+        let _ = self.resume();
+        let deadline = Instant::now() + patience;
+        while self.is_running() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill()
+    }
+
+    /// Starts it anew, with the same arguments and ports, if it has ended.
+    ///
+    /// # Errors
+    /// As [`Spec::start`].
+    pub fn start(&mut self) -> Result<()> {
+        if !self.is_running() {
+            *self = self.spec.start(&self.sandbox)?;
+        }
         Ok(())
     }
 
@@ -115,7 +206,12 @@ impl Process {
     /// # Errors
     /// It does not run.
     pub fn pause(&mut self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // The system gets to it in a moment; until then it would still answer.
+        while self.condition() == Condition::Running {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Lets it go on (SIGCONT).
@@ -132,7 +228,7 @@ impl Process {
     /// It still runs after `timeout`.
     pub async fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
-        let child = self.child.as_mut().context("the process was left to itself")?;
+        let child = self.child.as_mut().context("another process started this one")?;
         loop {
             if let Some(status) = child.try_wait()? {
                 return Ok(status);
@@ -150,8 +246,7 @@ impl Process {
     /// As [`Process::kill`] and [`Spec::start`].
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        *self = self.spec.start(&self.sandbox)?;
-        Ok(())
+        self.start()
     }
 
     /// As [`Process::restart`], with these arguments more, from now on.
@@ -166,8 +261,8 @@ impl Process {
     }
 
     /// Lets it live on after this is dropped.
-    pub(super) fn detach(mut self) -> u32 {
-        self.child.take().map_or(0, |child| child.id())
+    pub(super) fn detach(mut self) {
+        drop(self.child.take());
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
@@ -183,8 +278,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.kill();
+        if self.child.is_some() {
+            let _ = self.kill();
+        }
     }
+}
+
+/// The fields of `/proc/PID/stat` after the name, which may hold blanks: the state comes first.
+fn stat(pid: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The last lines of a log file, indented.

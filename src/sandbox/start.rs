@@ -24,11 +24,10 @@ use super::{Options, Sandbox, manifests};
 /// How often a start is tried when another program took a port meanwhile.
 const ATTEMPTS: u32 = 5;
 /// How long a component may take. Seconds on an idle machine; a busy one gets its time.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(super) async fn start(options: Options) -> Result<Sandbox> {
-    // A test has no `main` that does this; see Cargo.toml on TLS providers.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tls();
     let Options { dir, reprieve, nodes, name, static_manifests, progress } = options;
     let binaries = tokio::task::spawn_blocking(move || binaries::locate(progress))
         .await
@@ -62,6 +61,7 @@ pub(super) async fn start(options: Options) -> Result<Sandbox> {
         authority,
         endpoint,
         admin,
+        nodes,
         processes,
         watchdog: Some(watchdog),
     };
@@ -71,6 +71,11 @@ pub(super) async fn start(options: Options) -> Result<Sandbox> {
     start_rest(&mut sandbox, nodes).await?;
     step.done(&format!("{nodes} nodes are ready"));
     Ok(sandbox)
+}
+
+/// A test has no `main` that does this; see Cargo.toml on TLS providers.
+pub(super) fn tls() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// The folder, new or empty, absolute, and closed to others: it holds keys.
@@ -134,7 +139,7 @@ async fn start_api_server(
     unreachable!("the last attempt returns")
 }
 
-fn port_was_taken(processes: &[(Program, Process)]) -> bool {
+pub(super) fn port_was_taken(processes: &[(Program, Process)]) -> bool {
     processes.iter().any(|(_, p)| p.log_tail(50).contains("address already in use"))
 }
 
@@ -205,7 +210,7 @@ fn node(i: usize) -> Result<Node> {
     }))?)
 }
 
-async fn nodes_are_ready(admin: &kube::Client, nodes: usize) -> bool {
+pub(super) async fn nodes_are_ready(admin: &kube::Client, nodes: usize) -> bool {
     let Ok(list) = Api::<Node>::all(admin.clone()).list(&ListParams::default()).await else {
         return false;
     };

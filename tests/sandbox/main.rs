@@ -1,7 +1,12 @@
 //! The sandbox: a cluster of real components, on loopback only, that leaves nothing behind.
 #![cfg(feature = "sandbox")]
 
+mod audit;
+mod command;
+mod faults;
 mod manifests;
+mod servers;
+mod users;
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,12 +15,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use reprieve::api::DeletionPolicy;
-use reprieve::sandbox::{Options, Program, Sandbox, binaries, process};
+use reprieve::sandbox::{Options, Sandbox, binaries, process};
 use serde_json::json;
 
 const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
@@ -39,29 +42,15 @@ async fn a_bare_cluster_works_and_leaves_nothing() {
     let nodes = String::from_utf8_lossy(&output.stdout).lines().count();
     assert_eq!(nodes, 5, "{}", String::from_utf8_lossy(&output.stderr));
 
-    users_are_who_they_are(&sandbox).await;
+    users::are_who_they_are(&sandbox).await;
     mutating_policies_are_served(&client).await;
     listens_on_loopback_only(sandbox.dir());
-    controllers_have_credentials_of_their_own(&sandbox.audit_log());
+    controllers_have_credentials_of_their_own(&sandbox);
 
-    // A paused API server answers nothing, and goes on where it stopped.
-    sandbox.process(Program::ApiServer).expect("it is one").pause().expect("it runs");
-    let nothing = tokio::time::timeout(Duration::from_secs(1), client.apiserver_version()).await;
-    assert!(nothing.is_err(), "a paused API server answered");
-    sandbox.process(Program::ApiServer).expect("it is one").resume().expect("it is paused");
-    client.apiserver_version().await.expect("it goes on");
-
-    // Killed controllers leave work undone, and restarted ones do it.
-    let controllers = sandbox.process(Program::ControllerManager).expect("it is one");
-    controllers.kill().expect("it can be killed");
-    assert!(!controllers.is_running());
-    deploy(&client, "late").await;
-    sandbox
-        .process(Program::ControllerManager)
-        .expect("it is one")
-        .restart()
-        .expect("it starts again");
-    wait_available(&client, "late").await;
+    audit::tells_who_did_what(&sandbox).await;
+    servers::share_one_etcd(&sandbox).await;
+    faults::each_component(&mut sandbox).await;
+    manifests::come_later(&mut sandbox).await;
 
     let dir = sandbox.dir().to_owned();
     assert!(process::marked(&dir).len() >= 5);
@@ -72,9 +61,8 @@ async fn a_bare_cluster_works_and_leaves_nothing() {
 
 #[tokio::test]
 async fn install_brings_what_the_operator_needs() {
-    let Some(mut sandbox) = Sandbox::for_test(REPRIEVE).await else { return };
-    sandbox.install().await.expect("everything can be installed");
-    let client = sandbox.admin();
+    let Some(sandbox) = Sandbox::shared(REPRIEVE).await else { return };
+    let client = sandbox.client_for(&sandbox.admin_kubeconfig()).await.expect("a kubeconfig");
 
     let policies: Api<DeletionPolicy> = Api::all(client.clone());
     let policy = policies.get("default").await.expect("there is a default policy");
@@ -88,13 +76,23 @@ async fn install_brings_what_the_operator_needs() {
     assert!(matches!(denied, Err(kube::Error::Api(_))), "a CRD of ours could be deleted");
 
     let operator = sandbox.client_for(&sandbox.operator_kubeconfig()).await.expect("a kubeconfig");
-    let (user, _) = who_am_i(operator).await;
+    let (user, _) = users::who_am_i(operator).await;
     assert_eq!(user, "system:serviceaccount:reprieve-system:reprieve");
 
     sandbox.install().await.expect("it can be installed twice");
+}
 
-    // An API server that was started without policies on its disk gets some.
-    manifests::come_later(&mut sandbox).await;
+#[tokio::test]
+async fn tests_of_one_binary_share_a_cluster() {
+    let Some(sandbox) = Sandbox::shared(REPRIEVE).await else { return };
+    let again = Sandbox::shared(REPRIEVE).await.expect("it is there");
+    assert!(std::ptr::eq(sandbox, again));
+    // From another runtime than the one that started it.
+    let client = sandbox.client_for(&sandbox.admin_kubeconfig()).await.expect("a kubeconfig");
+    let policies: Api<DeletionPolicy> = Api::all(client);
+    policies.get("default").await.expect("everything is installed");
+    let (user, _) = users::who_am_i(sandbox.admin()).await;
+    assert_eq!(user, "admin");
 }
 
 #[test]
@@ -132,42 +130,6 @@ async fn hold_a_sandbox() {
 }
 
 #[test]
-fn the_command_line_takes_a_cluster_up_and_down() {
-    let Some(assets) = assets() else { return };
-    let cache = tempfile::tempdir().expect("a folder for temporary files");
-    let run = |args: &[&str]| {
-        let output = Command::new(REPRIEVE)
-            .arg("sandbox")
-            .args(args)
-            .env("XDG_CACHE_HOME", cache.path())
-            .env("REPRIEVE_ASSETS", &assets)
-            .output()
-            .expect("reprieve runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.success(), text(&output.stdout), text(&output.stderr))
-    };
-
-    let (ok, out, _) = run(&["down"]);
-    assert!(ok && out.contains("No sandbox"), "{out}");
-    let (ok, out, error) = run(&["kubeconfig"]);
-    assert!(!ok && out.is_empty() && error.contains("up"), "{out}{error}");
-
-    let (ok, out, error) = run(&["up", "--bare", "--nodes", "1", "--name", "one"]);
-    assert!(ok && out.contains("export KUBECONFIG="), "{out}{error}");
-    let dir = cache.path().canonicalize().expect("it is there").join("reprieve/sandboxes/one");
-    assert_eq!(process::marked(&dir).len(), 5);
-    let (ok, out, _) = run(&["up", "--bare", "--name", "one"]);
-    assert!(ok && out.contains("already"), "{out}");
-    let (ok, out, _) = run(&["kubeconfig", "--name", "one"]);
-    assert!(ok && out.trim_end().lines().count() == 1 && Path::new(out.trim_end()).is_file());
-
-    let (ok, out, error) = run(&["down", "--name", "one"]);
-    assert!(ok && out.contains("is down"), "{out}{error}");
-    assert_eq!(process::marked(&dir), Vec::<u32>::new());
-    assert!(!dir.exists());
-}
-
-#[test]
 fn missing_programs_are_named() {
     let empty = tempfile::tempdir().expect("a folder for temporary files");
     fs::write(empty.path().join("etcd"), "").expect("it can be written");
@@ -198,31 +160,6 @@ fn without_go_it_says_what_to_do() {
     assert!(!output.status.success());
     assert!(error.contains("Go") && error.contains("REPRIEVE_ASSETS"), "{error}");
     assert!(!empty.path().join("reprieve/sandboxes/never").exists());
-}
-
-async fn users_are_who_they_are(sandbox: &Sandbox) {
-    let alice = sandbox.user("alice", &["approvers", "developers"]).expect("it can be written");
-    let (user, groups) = who_am_i(sandbox.client_for(&alice).await.expect("a kubeconfig")).await;
-    assert_eq!(user, "alice");
-    for group in ["approvers", "developers", "system:authenticated"] {
-        assert!(groups.iter().any(|g| g == group), "{group} is not in {groups:?}");
-    }
-
-    let accounts: Api<ServiceAccount> = Api::namespaced(sandbox.admin(), "default");
-    let account = serde_json::from_value(json!({ "metadata": { "name": "pipeline" } }));
-    let account = account.expect("a service account");
-    accounts.create(&PostParams::default(), &account).await.expect("it can be created");
-    let pipeline =
-        sandbox.service_account_kubeconfig("default", "pipeline").await.expect("a token");
-    let (user, _) = who_am_i(sandbox.client_for(&pipeline).await.expect("a kubeconfig")).await;
-    assert_eq!(user, "system:serviceaccount:default:pipeline");
-}
-
-async fn who_am_i(client: kube::Client) -> (String, Vec<String>) {
-    let review: Api<SelfSubjectReview> = Api::all(client);
-    let answer = review.create(&PostParams::default(), &SelfSubjectReview::default()).await;
-    let user = answer.expect("it is answered").status.and_then(|s| s.user_info).expect("a user");
-    (user.username.unwrap_or_default(), user.groups.unwrap_or_default())
 }
 
 async fn mutating_policies_are_served(client: &kube::Client) {
@@ -256,11 +193,11 @@ fn listens_on_loopback_only(dir: &Path) {
     assert!(listening >= 3, "etcd and the API server listen, {listening} sockets found");
 }
 
-fn controllers_have_credentials_of_their_own(audit_log: &Path) {
-    let log = fs::read_to_string(audit_log).expect("there is an audit log");
-    for user in ["deployment-controller", "replicaset-controller", "node-controller"] {
-        let name = format!("\"username\":\"system:serviceaccount:kube-system:{user}\"");
-        assert!(log.contains(&name), "{user} has no credentials of its own");
+fn controllers_have_credentials_of_their_own(sandbox: &Sandbox) {
+    let log = sandbox.audit().read().expect("there is an audit log");
+    for controller in ["deployment-controller", "replicaset-controller", "node-controller"] {
+        let name = format!("system:serviceaccount:kube-system:{controller}");
+        assert!(log.iter().any(|record| record.user.name == name), "{controller} is none");
     }
 }
 
@@ -300,14 +237,4 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// The folder of the programs, built if need be; nothing, with a word why, where that cannot be.
-fn assets() -> Option<std::path::PathBuf> {
-    if let Some(reason) = binaries::unavailable() {
-        eprintln!("SKIPPED: {reason}");
-        return None;
-    }
-    let binaries = binaries::locate(reprieve::sandbox::Progress::Quiet);
-    Some(binaries.expect("they can be built").folder().to_owned())
 }

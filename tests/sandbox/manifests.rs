@@ -112,7 +112,7 @@ async fn policies_on_disk_bind_everybody_and_nobody_sees_them() {
     sandbox.stop().expect("the folder can be removed");
 }
 
-/// On a cluster that was started without any.
+/// An API server that was started without policies on its disk gets some.
 pub async fn come_later(sandbox: &mut Sandbox) {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     policies(folder.path(), "late");
