@@ -9,6 +9,8 @@ mod entities;
 mod namespaces;
 mod people;
 mod requests;
+mod rows;
+mod table;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ use reprieve::api::names;
 use reprieve::guard::{self, ProbeRequest};
 use reprieve::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
+
+const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
 
 /// The cluster and everybody who tries something in it.
 struct Cluster {
@@ -46,16 +50,18 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> anyhow::Result<Cluster> {
-        let sandbox = Sandbox::start(Options::new(env!("CARGO_BIN_EXE_reprieve"))).await?;
+        let sandbox = Sandbox::start(Options::new(REPRIEVE)).await?;
         sandbox.install().await?;
+        Self::of(sandbox).await
+    }
+
+    /// With a sandbox where everything is installed.
+    async fn of(sandbox: Sandbox) -> anyhow::Result<Cluster> {
         let admin = sandbox.admin();
         let user = async |name: &str| sandbox.client_for(&sandbox.user(name, &[])?).await;
-        let account = async |namespace: &str, name: &str| {
-            let path = sandbox.service_account_kubeconfig(namespace, name).await?;
-            sandbox.client_for(&path).await
-        };
-        let operator = account(names::OPERATOR_NAMESPACE, names::OPERATOR_ACCOUNT).await?;
-        let bot = account("default", "default").await?;
+        let operator = sandbox.client_for(&sandbox.operator_kubeconfig()).await?;
+        let bot = sandbox.service_account_kubeconfig("default", "default").await?;
+        let bot = sandbox.client_for(&bot).await?;
         let (root, alice) = (user("root").await?, user("alice").await?);
         let (bob, carol, dave) =
             (user("bob").await?, user("carol smith").await?, user("dave").await?);
@@ -114,6 +120,8 @@ async fn the_guard_holds_on_a_real_api_server() {
     requests::rejections(&c).await;
     people::roles(&c).await;
     entities::status_without_subresource(&c).await;
+    let table = rows::all(&c).await;
+    println!("{table}");
     probes_bounce(&c).await;
     a_policy_that_is_gone_lets_its_probe_through(&c).await;
     c.sandbox.stop().expect("an end");
