@@ -56,7 +56,8 @@ pub(super) fn weaken() -> GuardPolicy {
                 + variables.higher.filter(f,
                     variables.after[f.split('.')[0]][f.split('.')[1]]
                         > variables.before[f.split('.')[0]][f.split('.')[1]])
-                + (variables.before.map(k, string(k)) + variables.after.map(k, string(k)))
+                + (variables.before.map(k, string(k))
+                        + variables.after.map(k, string(k)).filter(k, !(k in variables.before)))
                     .filter(k, !(k in variables.groups)
                         && variables.before[?k] != variables.after[?k])
                 + variables.groups.filter(g,

@@ -205,11 +205,25 @@ async fn send(client: &Client, row: &Row, dry: bool) -> Result<String, kube::Err
 
 /// The administrator as somebody else, in these groups.
 pub async fn impersonate(c: &Cluster, user: &str, groups: &[&str]) -> Client {
+    Client::try_from(config(c, user, groups).await).expect("a client")
+}
+
+/// As somebody else of `system:masters`, with the id of a credential made up.
+pub async fn impersonate_extra(c: &Cluster, user: &str) -> Client {
+    let mut config = config(c, user, &["system:masters"]).await;
+    // Percent-encoded, as the header's name needs it.
+    let name = "impersonate-extra-authentication.kubernetes.io%2fcredential-id";
+    let name = http::HeaderName::from_static(name);
+    config.headers.push((name, http::HeaderValue::from_static("JTI=forged")));
+    Client::try_from(config).expect("a client")
+}
+
+async fn config(c: &Cluster, user: &str, groups: &[&str]) -> kube::Config {
     let kubeconfig = Kubeconfig::read_from(c.sandbox.admin_kubeconfig()).expect("a kubeconfig");
     let options = KubeConfigOptions::default();
     let mut config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
     config.auth_info.impersonate = Some(user.to_owned());
     config.auth_info.impersonate_groups = Some(groups.iter().map(|g| (*g).to_owned()).collect());
-    Client::try_from(config).expect("a client")
+    config
 }
