@@ -17,6 +17,9 @@ pub const LABEL_SITE: &str = "reprieve.dev/site";
 /// Label on the objects that an App applied: the App's name. For people; the App's status has the
 /// UIDs that count.
 pub const LABEL_APP: &str = "reprieve.dev/app";
+/// Label on a PersistentVolume whose disk is kept for a Site: what it is kept for. Only the
+/// operator may set, change or remove it, delete such a volume, or change its reclaim policy.
+pub const LABEL_KEPT: &str = "reprieve.dev/kept";
 
 /// Annotation on an existing namespace by which it consents to be taken in: the Site's name.
 pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";

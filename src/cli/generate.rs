@@ -29,19 +29,38 @@ pub struct Generated {
     pub content: String,
 }
 
+/// The folder of the policies as they are applied; what lies in folders below it is not.
+pub const ADMISSION: &str = "deploy/admission";
+
 /// Every file that is generated from the code.
 pub fn generated_files() -> Vec<Generated> {
     let crds = api::CRD_FILES
         .into_iter()
         .zip(api::crds())
         .map(|(file, crd)| generated(Path::new("crds").join(file), &[crd]));
-    let admission = guard::policies().into_iter().map(|guard::GuardPolicy { policy, binding }| {
-        let file = format!("deploy/admission/{}.yaml", policy.name);
-        generated(file, &[policy.object, binding.object])
+    let of_policy = |folder: &'static str| {
+        move |guard::GuardPolicy { policy, binding, .. }| {
+            generated(format!("{folder}/{}.yaml", policy.name), &[policy.object, binding.object])
+        }
+    };
+    let admission = guard::policies().into_iter().map(of_policy(ADMISSION));
+    let optional =
+        guard::optional_policies().into_iter().map(of_policy("deploy/admission/optional"));
+    let on_disk = guard::static_objects().into_iter().map(|(folder, name, objects)| {
+        generated(format!("deploy/admission/static/{folder}/{name}.yaml"), &objects)
     });
+    let configuration = generated(
+        "deploy/admission/static/admission-configuration.yaml",
+        &[guard::admission_configuration()],
+    );
+    let guide = Generated { path: "docs/guard.md".into(), content: guard::guide() };
     let operator = generated("deploy/rbac/operator.yaml", &guard::operator_rbac());
     let people = generated("deploy/rbac/people.yaml", &guard::people_roles());
-    crds.chain(admission).chain([operator, people]).collect()
+    crds.chain(admission)
+        .chain(optional)
+        .chain(on_disk)
+        .chain([configuration, guide, operator, people])
+        .collect()
 }
 
 fn generated<T: Serialize>(path: impl Into<PathBuf>, objects: &[T]) -> Generated {

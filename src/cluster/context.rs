@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::discover::{Kinds, discover};
 use super::form::digest_of;
-use super::{Error, Metrics, Result};
+use super::{Error, Guard, Metrics, Result};
 use crate::api::{Reason, Time};
 
 /// What every reconciler is handed: the way to the cluster, and the ways to tell what happened.
@@ -22,6 +22,8 @@ pub struct Context {
     pub client: Client,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
+    /// What is remembered of the guard.
+    pub guard: Arc<Guard>,
     recorder: Recorder,
     kinds: Arc<Mutex<Option<Discovered>>>,
 }
@@ -60,7 +62,13 @@ impl Context {
             instance: std::env::var("POD_NAME").ok(),
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, metrics: Arc::new(Metrics::new()), recorder, kinds: Arc::default() }
+        Self {
+            client,
+            metrics: Arc::new(Metrics::new()),
+            guard: Arc::default(),
+            recorder,
+            kinds: Arc::default(),
+        }
     }
 
     /// The time by this machine's clock.

@@ -10,6 +10,7 @@ mod driver;
 mod error;
 pub mod form;
 mod guard;
+mod guard_watch;
 mod lookup;
 pub mod metrics;
 pub mod readiness;
@@ -19,7 +20,8 @@ pub use clock::api_server_time;
 pub use context::{Context, Note};
 pub use driver::{Shutdown, drive, shutdown};
 pub use error::{During, Error, Result, chain, describe, is_conflict, is_not_found};
-pub use guard::{GuardState, ProbeTargets, observe_guard};
+pub use guard::{Guard, GuardState, ProbeTargets, observe_guard};
+pub use guard_watch::watch_guard;
 pub use lookup::{Holder, holders, lookup};
 pub use metrics::Metrics;
 pub use write::{

@@ -31,7 +31,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 use crate::api::{Backup, DeletionRequest};
-use crate::cluster::{Context, Error, Result, Shutdown, drive, write_status};
+use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 
 pub use observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
 
@@ -42,7 +42,11 @@ const CHANGED: Duration = Duration::from_millis(200);
 
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, down: Shutdown) {
-    tokio::join!(run_requests(ctx.clone(), down.clone()), policy::run(ctx, down));
+    tokio::join!(
+        run_requests(ctx.clone(), down.clone()),
+        policy::run(ctx.clone(), down.clone()),
+        watch_guard(ctx, down),
+    );
 }
 
 async fn run_requests(ctx: Context, down: Shutdown) {
@@ -56,6 +60,7 @@ async fn run_requests(ctx: Context, down: Shutdown) {
         let request = store.find(|request| request.uid() == uid);
         request.map(|request| ObjectRef::new(&request.name_any()))
     });
+    let controller = controller.reconcile_all_on(ctx.guard.changes());
     let context = ctx.clone();
     drive("deletion", controller, ctx, TIMEOUT, down, move |request| {
         reconcile(context.clone(), request)

@@ -212,8 +212,7 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
         // The plan's policy is asked for even when no Site names it any more: it still binds.
         let head = status.plan.as_ref().and_then(|p| p.head.as_ref());
         policies = read_policies(ctx, sites.values(), head.map(|h| h.policy_name.clone())).await?;
-        guard = observe_guard(client, &probe_targets(&request, &sites, planned)).await?;
-        ctx.metrics.guard_in_place.set(i64::from(guard.problems.is_empty()));
+        guard = observe_guard(ctx, &probe_targets(&request, &sites, planned)).await?;
     }
     if state == RequestState::Purging
         && let Some(site) = next_entity(planned).and_then(|e| sites.get_mut(&e.name))

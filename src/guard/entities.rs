@@ -1,4 +1,4 @@
-//! Rules about Sites, Apps, every status, and our CustomResourceDefinitions.
+//! Rules about Sites, Apps, what marks them, and every status.
 
 use super::object::{Check, GuardPolicy, Match, Policy};
 use super::policy;
@@ -31,6 +31,8 @@ pub(super) fn delete_entities() -> GuardPolicy {
             ),
         ],
         checks: &[Check {
+            what: "DELETE of a Site or an App",
+            who: "the operator, while its status says that it is `Purging`",
             allow: "variables.isOperator && variables.phase == 'Purging'",
             message: "Sites and Apps are deleted through a DeletionRequest only",
             explain: r#"variables.request != ''
@@ -44,30 +46,6 @@ pub(super) fn delete_entities() -> GuardPolicy {
                     + '''"metadata":{"generateName":"delete-"},"spec":{"target":{"kind":"'''
                     + request.kind.kind + '''","ids":["''' + oldObject.?spec.?id.orValue('<id>')
                     + '''"]},"reason":"<why>"}}' | kubectl create -f -'''"#,
-        }],
-    }
-    .build()
-}
-
-/// Our CustomResourceDefinitions: deleting one deletes its objects past all other policies.
-pub(super) fn delete_crds() -> GuardPolicy {
-    Policy {
-        name: policy::DELETE_CRDS,
-        matches: &[Match {
-            group: "apiextensions.k8s.io",
-            resources: &["customresourcedefinitions"],
-            operations: &["DELETE"],
-        }],
-        variables: &[],
-        checks: &[Check {
-            allow: "oldObject.spec.group != '$GROUP'",
-            message: "CustomResourceDefinitions of reprieve.dev are not deleted: every Site and App would \
-                      go with them. To uninstall, remove the guard's bindings first, see docs/uninstall.md",
-            explain: "'CustomResourceDefinition ' + oldObject.metadata.name + ' is not deleted by \
-                      anybody: every object of its kind would go with it, past every other guard. To \
-                      uninstall, follow docs/uninstall.md, which first removes the bindings of the \
-                      guard: kubectl delete validatingadmissionpolicybindings \
-                      -l app.kubernetes.io/part-of=reprieve'",
         }],
     }
     .build()
@@ -98,6 +76,8 @@ pub(super) fn finalizers() -> GuardPolicy {
             ("after", "'$FINALIZER' in object.metadata.?finalizers.orValue([])"),
         ],
         checks: &[Check {
+            what: "The finalizer `reprieve.dev/retention` of a Site, an App or a DeletionRequest, set or removed",
+            who: "the operator",
             allow: "variables.isOperator || variables.before == variables.after",
             message: "the finalizer is set and removed by the operator only",
             explain: "'the finalizer $FINALIZER of ' + request.kind.kind + ' ' + request.name + ' is '
@@ -108,7 +88,8 @@ pub(super) fn finalizers() -> GuardPolicy {
                     : (variables.before
                         ? 'It goes when a DeletionRequest that people approved has been carried out: '
                             + 'kubectl explain deletionrequest.spec'
-                        : 'Leave it out; the operator adds it'))",
+                        : 'Leave it out; the operator adds it by itself, see: kubectl get '
+                            + request.resource.resource + ' ' + request.name + ' -o yaml'))",
         }],
     }
     .build()
@@ -125,12 +106,15 @@ pub(super) fn owner_references() -> GuardPolicy {
         }],
         variables: &[],
         checks: &[Check {
+            what: "Owner references on a Site, an App or a Backup",
+            who: "nobody",
             allow: "object.metadata.?ownerReferences.orValue([]).size() == 0",
             message: "Sites, Apps and Backups must not have owners: the garbage collector would \
                       delete them with their owner. Leave metadata.ownerReferences out",
             explain: "request.kind.kind + ' ' + request.name + ' must not have an owner: the garbage \
                       collector would delete it with its owner. Leave metadata.ownerReferences out; \
-                      to group objects, use a label'",
+                      to group objects, use a label: kubectl label ' + request.resource.resource + ' '
+                      + request.name + ' <key>=<value>'",
         }],
     }
     .build()
@@ -152,6 +136,8 @@ pub(super) fn status() -> GuardPolicy {
             ("before", "oldObject == null ? optional.none() : oldObject.?status"),
         ],
         checks: &[Check {
+            what: "`status` of any object of `reprieve.dev`",
+            who: "the operator",
             allow: "variables.isOperator || (request.?subResource.orValue('') != 'status'
                 && object.?status == variables.before)",
             message: "status is written by the operator only",
@@ -160,7 +146,8 @@ pub(super) fn status() -> GuardPolicy {
                 + (request.kind.kind == 'DeletionRequest'
                     ? 'To approve it: kubectl annotate dreq ' + request.name
                         + ' \"$APPROVAL_PREFIX<you>=<digest> <your user name>\"'
-                    : 'To ask for a change, change its spec')",
+                    : 'To ask for a change, change its spec: kubectl edit '
+                        + request.resource.resource + ' ' + request.name)",
         }],
     }
     .build()
@@ -184,6 +171,8 @@ pub(super) fn restore_mark() -> GuardPolicy {
             ("after", "object.metadata.?annotations.orValue({})"),
         ],
         checks: &[Check {
+            what: "The annotation `reprieve.dev/restore` of a Site",
+            who: "the operator",
             allow: "variables.isOperator
                 || variables.before[?'$ANNOTATION_RESTORE'] == variables.after[?'$ANNOTATION_RESTORE']",
             message: "the annotation that marks a Site as being restored is the operator's",

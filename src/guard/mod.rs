@@ -6,27 +6,40 @@
 //! that it can also be loaded from the API server's disk) and knows no exempt user or group; the
 //! operator itself is bound by all of them. The rules of one subject stand in one file:
 //!
-//! - `entities`: Sites, Apps and what marks them; our CustomResourceDefinitions; every status.
+//! - `entities`: Sites, Apps and what marks them; every status.
+//! - `kinds`: our CustomResourceDefinitions.
 //! - `namespaces`: the namespaces of sites.
+//! - `kept`: Backups, and volumes that are kept.
 //! - `requests`: approvals, rejections and the requester of DeletionRequests.
+//! - `weaken`: DeletionPolicies.
+//! - `accounts`: the operator's account, and those by which Apps are applied.
 //!
-//! To add a rule, add a [`Policy`](object::Policy) to one of them, a line to [`policies`], and a
-//! case to `tests/guard.rs`.
+//! To add a rule, add a [`Policy`](object::Policy) to one of them, a line to [`policies`], and
+//! lines to `tests/guard/table.rs`.
 
+mod accounts;
+mod cel;
 mod compare;
 mod entities;
+mod guide;
+mod kept;
+mod kinds;
 mod namespaces;
 mod object;
 mod operator;
 mod probe;
 mod requests;
 mod roles;
+mod static_form;
+mod weaken;
 
 pub use compare::{Difference, difference};
-pub use object::{GuardKind, GuardObject, GuardPolicy};
+pub use guide::guide;
+pub use object::{GuardKind, GuardObject, GuardPolicy, GuardRule};
 pub use operator::operator_rbac;
 pub use probe::{Probe, ProbeRequest, is_denied_by, probes};
 pub use roles::people_roles;
+pub use static_form::{STATIC_SUFFIX, admission_configuration, static_objects};
 
 /// Names of the policies; each binding has the name of its policy.
 pub mod policy {
@@ -38,6 +51,12 @@ pub mod policy {
     pub const NAMESPACE_MARKS: &str = "reprieve-namespace-marks";
     /// DELETE of our CustomResourceDefinitions.
     pub const DELETE_CRDS: &str = "reprieve-delete-crds";
+    /// UPDATE of our CustomResourceDefinitions.
+    pub const CHANGE_CRDS: &str = "reprieve-change-crds";
+    /// DELETE of Backups.
+    pub const DELETE_BACKUPS: &str = "reprieve-delete-backups";
+    /// Volumes that are kept for a Site.
+    pub const KEPT_VOLUMES: &str = "reprieve-kept-volumes";
     /// Our finalizer.
     pub const FINALIZERS: &str = "reprieve-finalizers";
     /// Owner references, by which the garbage collector could be made to delete.
@@ -50,6 +69,20 @@ pub mod policy {
     pub const APPROVALS: &str = "reprieve-approvals";
     /// Who asked for a deletion.
     pub const REQUESTED_BY: &str = "reprieve-requested-by";
+    /// Making a DeletionPolicy weaker.
+    pub const WEAKEN: &str = "reprieve-weaken";
+    /// Pointing a Site at another DeletionPolicy.
+    pub const POLICY_REFS: &str = "reprieve-policy-refs";
+    /// Tokens of the operator's account.
+    pub const OPERATOR_TOKENS: &str = "reprieve-operator-tokens";
+    /// Token Secrets of the operator's account.
+    pub const OPERATOR_SECRETS: &str = "reprieve-operator-secrets";
+    /// Ways into the operator's pods.
+    pub const OPERATOR_PODS: &str = "reprieve-operator-pods";
+    /// Service accounts by which Apps are applied.
+    pub const APP_ACCOUNTS: &str = "reprieve-app-accounts";
+    /// Impersonation of the operator (optional).
+    pub const OPERATOR_CREDENTIAL: &str = "reprieve-operator-credential";
     /// Writes down who asked for a deletion (mutating; where the cluster has such policies).
     pub const SET_REQUESTED_BY: &str = "reprieve-set-requested-by";
 }
@@ -58,17 +91,32 @@ pub mod policy {
 pub fn policies() -> Vec<GuardPolicy> {
     vec![
         entities::delete_entities(),
-        entities::delete_crds(),
+        kinds::delete_crds(),
+        kinds::change_crds(),
         entities::finalizers(),
         entities::owner_references(),
         entities::status(),
         entities::restore_mark(),
         namespaces::delete_namespaces(),
         namespaces::marks(),
+        kept::delete_backups(),
+        kept::kept_volumes(),
         requests::approvals(),
         requests::requested_by(),
         requests::set_requested_by(),
+        weaken::weaken(),
+        weaken::policy_refs(),
+        accounts::operator_tokens(),
+        accounts::operator_secrets(),
+        accounts::operator_pods(),
+        accounts::app_accounts(),
     ]
+}
+
+/// Policies that a platform may add, where its cluster allows: not installed by default, and not
+/// asked for by the operator.
+pub fn optional_policies() -> Vec<GuardPolicy> {
+    vec![accounts::operator_credential()]
 }
 
 /// Every object of the guard: what the operator compares with what is live.

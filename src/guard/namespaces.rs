@@ -20,6 +20,8 @@ pub(super) fn delete_namespaces() -> GuardPolicy {
             ),
         ],
         checks: &[Check {
+            what: "DELETE of a site's namespace",
+            who: "the operator, while it is marked as being purged",
             allow: "!('$LABEL_SITE' in variables.labels)
                 || (variables.isOperator && variables.purge != '')",
             message: "a site's namespace is deleted by the operator only, when the site is purged",
@@ -60,7 +62,9 @@ pub(super) fn marks() -> GuardPolicy {
         ],
         checks: &[
             Check {
-                allow: "variables.isOperator
+                what: "The label `reprieve.dev/site` of a namespace, set, changed or removed",
+            who: "the operator",
+            allow: "variables.isOperator
                     || variables.labelsBefore[?'$LABEL_SITE'] == variables.labels[?'$LABEL_SITE']",
                 message: "the label that makes a namespace a site's is the operator's",
                 explain: "'the label $LABEL_SITE of namespace ' + object.metadata.name
@@ -68,7 +72,9 @@ pub(super) fn marks() -> GuardPolicy {
                     add it to spec.namespaces of the Site: kubectl edit site <name>'",
             },
             Check {
-                allow: "variables.isOperator
+                what: "The annotation `reprieve.dev/purge` of a namespace",
+            who: "the operator",
+            allow: "variables.isOperator
                     || variables.annotationsBefore[?'$ANNOTATION_PURGE']
                         == variables.annotations[?'$ANNOTATION_PURGE']",
                 message: "the annotation that lets a namespace be purged is the operator's",
@@ -77,7 +83,9 @@ pub(super) fn marks() -> GuardPolicy {
                     passed every gate. To ask for one: kubectl explain deletionrequest.spec'",
             },
             Check {
-                allow: "request.?subResource.orValue('') != 'finalize'
+                what: "`/finalize` of a site's namespace",
+            who: "the namespace controller and the operator, once it is being deleted",
+            allow: "request.?subResource.orValue('') != 'finalize'
                     || !('$LABEL_SITE' in variables.labelsBefore || '$LABEL_SITE' in variables.labels)
                     || (variables.mayFinalize && has(oldObject.metadata.deletionTimestamp))",
                 message: "a site's namespace is finalized by the namespace controller only",

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::api::names;
+use super::cel::cel;
 
 /// The kind of an object of the guard, all of them `admissionregistration.k8s.io/v1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +93,19 @@ pub struct GuardPolicy {
     pub policy: GuardObject,
     /// Its binding, of the same name.
     pub binding: GuardObject,
+    /// What it asks for, for people.
+    pub rules: Vec<GuardRule>,
+}
+
+/// One thing that a policy asks for, as `docs/guard.md` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardRule {
+    /// Which request.
+    pub what: String,
+    /// Who may send it.
+    pub who: String,
+    /// What everybody else is told, in one line.
+    pub message: String,
 }
 
 /// Which requests a policy looks at.
@@ -105,11 +118,15 @@ pub(super) struct Match {
 /// One thing that a validating policy asks for. All texts are CEL, with `$NAME` for the constants
 /// that [`cel`] knows.
 pub(super) struct Check {
+    /// Which request, for people.
+    pub what: &'static str,
+    /// Who may send it, for people.
+    pub who: &'static str,
     /// True lets the request pass.
     pub allow: &'static str,
-    /// What is said when the CEL of `explain` cannot be evaluated.
+    /// Why it is refused, in one line; said when the CEL of `explain` cannot be evaluated.
     pub message: &'static str,
-    /// What was refused, and who may do what instead.
+    /// What was refused, and who may do what instead, with the command.
     pub explain: &'static str,
 }
 
@@ -154,11 +171,20 @@ impl Policy {
                 self.name,
                 &binding,
             ),
+            rules: self.checks.iter().map(Check::rule).collect(),
         }
     }
 }
 
 impl Check {
+    fn rule(&self) -> GuardRule {
+        GuardRule {
+            what: self.what.to_owned(),
+            who: self.who.to_owned(),
+            message: self.message.to_owned(),
+        }
+    }
+
     fn build(&self) -> Validation {
         Validation {
             expression: cel(self.allow),
@@ -207,6 +233,7 @@ impl Mutator {
                 self.name,
                 &binding,
             ),
+            rules: vec![],
         }
     }
 }
@@ -256,34 +283,4 @@ fn constraints(matches: &[Match]) -> MatchResources {
         ),
         ..MatchResources::default()
     }
-}
-
-/// The constants that CEL texts may name.
-const CONSTANTS: [(&str, &str); 15] = [
-    ("$API_VERSION", names::API_VERSION),
-    ("$GROUP", names::GROUP),
-    ("$FINALIZER", names::FINALIZER),
-    ("$LABEL_SITE", names::LABEL_SITE),
-    ("$ANNOTATION_PURGE", names::ANNOTATION_PURGE),
-    ("$ANNOTATION_RESTORE", names::ANNOTATION_RESTORE),
-    ("$ANNOTATION_REQUESTED_BY", names::ANNOTATION_REQUESTED_BY),
-    ("$APPROVAL_PREFIX", names::APPROVAL_PREFIX),
-    ("$REJECTION_PREFIX", names::REJECTION_PREFIX),
-    ("$OPERATOR_USER", names::OPERATOR_USER),
-    ("$SERVICE_ACCOUNT_PREFIX", names::SERVICE_ACCOUNT_PREFIX),
-    ("$VERB_APPROVE", names::VERB_APPROVE),
-    ("$APPROVER_ROLE", super::roles::APPROVER),
-    ("$NAMESPACE_CONTROLLER", "system:serviceaccount:kube-system:namespace-controller"),
-    // Its name when kube-controller-manager runs without an account for each controller.
-    ("$CONTROLLER_MANAGER", "system:kube-controller-manager"),
-];
-
-/// The CEL of a text: constants put in, on one line.
-pub(super) fn cel(text: &str) -> String {
-    let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for (name, value) in CONSTANTS {
-        text = text.replace(name, value);
-    }
-    assert!(!text.contains('$'), "unknown constant in the guard's CEL: {text}");
-    text
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::policy;
+use super::{STATIC_SUFFIX, policy};
 use crate::api::names;
 
 /// A dry run that must be refused.
@@ -65,9 +65,13 @@ pub fn probes() -> Vec<Probe> {
 }
 
 /// Whether an error message of the API server is the refusal of this policy, given by its own
-/// binding. A refusal for another reason (no right, not found) proves nothing.
+/// binding. A refusal for another reason (no right, not found) proves nothing. Where the policy is
+/// on the API server's disk as well, the API server names that one: either shows that the rule is
+/// in force, and the comparison with what was generated tells whether the API objects are there.
 pub fn is_denied_by(message: &str, policy: &str) -> bool {
-    message.contains(&format!(
-        "ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request"
-    ))
+    ["", STATIC_SUFFIX].iter().any(|suffix| {
+        message.contains(&format!(
+            "ValidatingAdmissionPolicy '{policy}{suffix}' with binding '{policy}{suffix}' denied request"
+        ))
+    })
 }

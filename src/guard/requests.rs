@@ -46,13 +46,17 @@ pub(super) fn approvals() -> GuardPolicy {
         ],
         checks: &[
             Check {
+                what: "An approval or a rejection in a new DeletionRequest",
+                who: "nobody",
                 allow: "request.operation != 'CREATE' || variables.cast.size() == 0",
                 message: "a DeletionRequest is created without approvals and rejections",
                 explain: "'a DeletionRequest is created without approvals and rejections (here: '
                     + variables.cast[0] + '): there is no plan yet that could be approved. Leave them \
-                    out; approvers add theirs when they have read the plan'",
+                    out; approvers add theirs when they have read the plan: ' + variables.how",
             },
             Check {
+                what: "An approval or a rejection that is not `<digest> <user name>`",
+                who: "nobody",
                 allow: "variables.cast.all(k, variables.after[k].indexOf(' ') > 0
                     && variables.after[k].indexOf(' ') < variables.after[k].size() - 1)",
                 message: "approvals and rejections have the form \"<digest> <user name>\"",
@@ -60,6 +64,8 @@ pub(super) fn approvals() -> GuardPolicy {
                     + variables.cast[0] + '). To approve: ' + variables.how",
             },
             Check {
+                what: "An approval or a rejection in another's name",
+                who: "nobody",
                 allow: "variables.cast.all(k, variables.after[k]
                     .substring(variables.after[k].indexOf(' ') + 1) == variables.user)",
                 message: "approvals and rejections are given in one's own name only",
@@ -69,13 +75,19 @@ pub(super) fn approvals() -> GuardPolicy {
                     + ' names somebody else. If you may approve: ' + variables.how",
             },
             Check {
+                what: "An approval by a service account",
+                who: "nobody",
                 allow: "variables.approvals.size() == 0
                     || !variables.user.startsWith('$SERVICE_ACCOUNT_PREFIX')",
                 message: "service accounts cannot approve: a person must",
                 explain: "variables.user + ' is a service account and cannot approve: a person with \
-                    the role $APPROVER_ROLE must, under their own user name'",
+                    the role $APPROVER_ROLE must, under their own user name: kubectl annotate dreq '
+                    + request.name + ' \"$APPROVAL_PREFIX<you>=' + variables.digest
+                    + ' <your user name>\"'",
             },
             Check {
+                what: "An approval by who asked for the deletion",
+                who: "nobody",
                 allow: "variables.approvals.size() == 0 || variables.requestedBy != variables.user",
                 message: "who asks for a deletion cannot approve it",
                 explain: "'you (' + variables.user + ') asked for this deletion and cannot approve it: \
@@ -83,6 +95,8 @@ pub(super) fn approvals() -> GuardPolicy {
                     + request.name + ''' --type=merge -p '{\"spec\":{\"cancel\":true}}' '''",
             },
             Check {
+                what: "An approval or a rejection",
+                who: "who has the RBAC verb `approve` on deletionrequests, in their own name",
                 allow: "variables.cast.size() == 0 || variables.mayApprove",
                 message: "approving and rejecting needs the RBAC verb approve on deletionrequests",
                 explain: "variables.user + ' may not approve or reject DeletionRequest ' + request.name
@@ -91,6 +105,8 @@ pub(super) fn approvals() -> GuardPolicy {
                     --clusterrole=$APPROVER_ROLE --user=' + variables.user",
             },
             Check {
+                what: "An approval before there is a plan",
+                who: "nobody",
                 allow: "variables.approvals.size() == 0 || variables.digest != ''",
                 message: "there is no plan yet that could be approved",
                 explain: "'DeletionRequest ' + request.name + ' has no plan yet that could be \
@@ -99,6 +115,8 @@ pub(super) fn approvals() -> GuardPolicy {
                     + request.name + ' -o yaml'",
             },
             Check {
+                what: "An approval of another digest than the plan's",
+                who: "nobody",
                 allow: "variables.digest == '' || variables.approvals.all(k,
                     variables.after[k].startsWith(variables.digest + ' '))",
                 message: "an approval must name the digest of the plan as it is now",
@@ -128,15 +146,20 @@ pub(super) fn requested_by() -> GuardPolicy {
         ],
         checks: &[
             Check {
+                what: "A new DeletionRequest in another's name (`reprieve.dev/requested-by`)",
+                who: "nobody",
                 allow: "request.operation != 'CREATE'
                     || variables.after[?'$ANNOTATION_REQUESTED_BY'].orValue('')
                         == request.userInfo.username",
                 message: "a DeletionRequest says who created it",
                 explain: "'the annotation $ANNOTATION_REQUESTED_BY of a new DeletionRequest must be '
                     + request.userInfo.username + ', your user name. Leave it out and it is filled in \
-                    (Kubernetes 1.36 and later), or set it so'",
+                    (Kubernetes 1.36 and later), or set it so. Who you are: kubectl auth \
+                    whoami'",
             },
             Check {
+                what: "The annotation `reprieve.dev/requested-by`, changed or removed",
+                who: "nobody",
                 allow: "request.operation == 'CREATE'
                     || variables.before[?'$ANNOTATION_REQUESTED_BY']
                         == variables.after[?'$ANNOTATION_REQUESTED_BY']",

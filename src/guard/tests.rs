@@ -3,7 +3,7 @@ use serde_json::json;
 
 #[test]
 fn every_policy_fails_closed_and_exempts_nobody() {
-    for GuardPolicy { policy, binding } in policies() {
+    for GuardPolicy { policy, binding, .. } in policies().into_iter().chain(optional_policies()) {
         let spec = &policy.spec;
         assert_eq!(policy.name, binding.name);
         assert!(policy.name.starts_with("reprieve-"), "{}", policy.name);
@@ -88,6 +88,11 @@ fn a_probe_is_answered_by_its_own_policy() {
     assert!(is_denied_by(message, policy::DELETE_ENTITIES));
     assert!(!is_denied_by(message, policy::DELETE_NAMESPACES));
     assert!(!is_denied_by("sites.reprieve.dev \"acme\" is forbidden: User cannot delete", ""));
+    // The API server names the one on its disk where there are both.
+    let disk =
+        message.replace("reprieve-delete-entities", "reprieve-delete-entities.static.k8s.io");
+    assert!(is_denied_by(&disk, policy::DELETE_ENTITIES));
+    assert!(!is_denied_by(&disk, policy::DELETE_NAMESPACES));
     // A binding of another name may have another scope.
     let other = message.replace("binding 'reprieve-delete-entities'", "binding 'mine'");
     assert!(!is_denied_by(&other, policy::DELETE_ENTITIES));
@@ -106,5 +111,54 @@ fn only_approvers_approve_and_nobody_deletes_sites() {
                 !writes || resources.iter().all(|r| r == "deletionrequests" || r == "restores")
             );
         }
+    }
+}
+
+/// Who is refused learns what to do instead.
+#[test]
+fn every_refusal_names_a_command() {
+    for GuardPolicy { policy, .. } in policies().into_iter().chain(optional_policies()) {
+        for validation in policy.spec["validations"].as_array().into_iter().flatten() {
+            let explanation = validation["messageExpression"].as_str().expect("an explanation");
+            // Some put the command into a variable, for several explanations.
+            let variables = policy.spec["variables"].as_array().into_iter().flatten();
+            let how = variables.filter(|v| v["name"] == "how").map(|v| v["expression"].to_string());
+            let uses_how = explanation.contains("variables.how");
+            let text = explanation.to_owned() + &how.filter(|_| uses_how).collect::<String>();
+            assert!(text.contains("kubectl "), "{}: {explanation}", policy.name);
+        }
+    }
+}
+
+/// Whoever adds a field to the DeletionPolicy says in which direction it is weaker, or leaves it to
+/// the rule that any change is.
+#[test]
+fn fields_of_a_policy_have_a_direction() {
+    use crate::api::{DeletionPolicySpec, Environment};
+    let spec = json!(DeletionPolicySpec::built_in());
+    assert_eq!(spec["environment"], json!(Environment::Production));
+    let known: Vec<_> = weaken::WHEN_LOWER.iter().chain(weaken::WHEN_HIGHER).collect();
+    for field in &known {
+        let (group, name) = field.split_once('.').expect("a group");
+        assert!(spec[group][name].is_i64(), "{field} is no number of a DeletionPolicy");
+    }
+    for group in weaken::groups() {
+        for name in spec[group].as_object().expect("an object").keys() {
+            assert!(known.iter().any(|f| **f == format!("{group}.{name}")), "{group}.{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_on_disk_has_the_names_that_it_must_have() {
+    let all = static_objects();
+    assert_eq!(all.len(), policies().len());
+    for (folder, name, [policy, binding]) in all {
+        let kind = policy["kind"].as_str().expect("a kind");
+        assert_eq!(folder == "mutating", kind == "MutatingAdmissionPolicy", "{name}");
+        let named = json!(format!("{name}.static.k8s.io"));
+        assert_eq!(policy["metadata"]["name"], named);
+        assert_eq!(binding["metadata"]["name"], named);
+        assert_eq!(binding["spec"]["policyName"], named);
     }
 }

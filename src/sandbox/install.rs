@@ -1,6 +1,7 @@
 //! What the operator needs in a cluster, applied in the order in which it must come.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,7 +20,7 @@ use super::Sandbox;
 use super::kubeconfig::Credential;
 use crate::api::DeletionRequest;
 use crate::api::names::{OPERATOR_ACCOUNT, OPERATOR_NAMESPACE, OPERATOR_USER};
-use crate::cli::generate::{Generated, generated_files};
+use crate::cli::generate::{ADMISSION, Generated, generated_files};
 
 /// The sandbox's default policy.
 const POLICY: &str = include_str!("../../deploy/sandbox/policy.yaml");
@@ -51,14 +52,16 @@ pub(super) async fn install(sandbox: &Sandbox) -> Result<()> {
     // The namespace and the account come with the rights.
     apply_files(&mut applier, &files, "deploy/rbac").await?;
 
-    // Before the guard, which lets nobody but kubelets have one.
+    // As a kubelet with every right: the guard, which may be in force by now, lets nobody else.
     let kubeconfig = sandbox.layout.operator();
     if !kubeconfig.is_file() {
-        let token = token(&sandbox.admin(), OPERATOR_NAMESPACE, OPERATOR_ACCOUNT).await?;
+        let kubelet = sandbox.user("system:node:sandbox", &["system:nodes", "system:masters"])?;
+        let kubelet = sandbox.client_for(&kubelet).await?;
+        let token = token(&kubelet, OPERATOR_NAMESPACE, OPERATOR_ACCOUNT).await?;
         sandbox.endpoint.write(&kubeconfig, OPERATOR_USER, &Credential::Token(&token))?;
     }
 
-    if apply_files(&mut applier, &files, "deploy/admission").await? > 0 {
+    if apply_files(&mut applier, &files, ADMISSION).await? > 0 {
         wait_for_guard(&api, &crds[0].name_any()).await?;
         wait_for_requests(&sandbox.admin()).await?;
     }
@@ -82,11 +85,12 @@ pub(super) async fn token(client: &Client, namespace: &str, name: &str) -> Resul
     token.context("the API server answered without a token")
 }
 
-/// Applies the generated files below a folder, in the order of their list; gives the number of
+/// Applies the generated files in a folder, not in those below it, in the order of their list; gives the number of
 /// objects.
 async fn apply_files(applier: &mut Applier, files: &[Generated], folder: &str) -> Result<usize> {
     let mut count = 0;
-    for Generated { path, content } in files.iter().filter(|file| file.path.starts_with(folder)) {
+    let here = |file: &&Generated| file.path.parent() == Some(Path::new(folder));
+    for Generated { path, content } in files.iter().filter(here) {
         for object in documents(content).with_context(|| path.display().to_string())? {
             applier.apply(object).await.with_context(|| path.display().to_string())?;
             count += 1;

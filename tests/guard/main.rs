@@ -1,14 +1,22 @@
 //! The guard on a real API server: every rule both ways, as `system:masters`, the operator,
-//! people and the cluster's own controllers. T1 to T5, T8 to T10 of the fault list.
+//! people and the cluster's own controllers. T1 to T10, T16, T19 and B2 of the fault list.
 //!
 //! The operator's account is given every right here, and so is an administrator by RBAC: what
 //! refuses must be the guard. One cluster serves all cases, because it takes seconds to start.
 #![cfg(feature = "sandbox")]
 
+mod accounts;
+mod disk;
 mod entities;
 mod namespaces;
 mod people;
 mod requests;
+mod restart;
+mod rows;
+mod table;
+#[path = "../user/mod.rs"]
+mod user;
+mod watch;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -20,8 +28,10 @@ use kube::discovery::ApiResource;
 use kube::{Client, Resource};
 use reprieve::api::names;
 use reprieve::guard::{self, ProbeRequest};
-use reprieve::sandbox::{Options, Sandbox};
+use reprieve::sandbox::Sandbox;
 use serde_json::{Value, json};
+
+const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
 
 /// The cluster and everybody who tries something in it.
 struct Cluster {
@@ -45,17 +55,13 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> anyhow::Result<Cluster> {
-        let sandbox = Sandbox::start(Options::new(env!("CARGO_BIN_EXE_reprieve"))).await?;
-        sandbox.install().await?;
+    /// With a sandbox where everything is installed.
+    async fn of(sandbox: Sandbox) -> anyhow::Result<Cluster> {
         let admin = sandbox.admin();
         let user = async |name: &str| sandbox.client_for(&sandbox.user(name, &[])?).await;
-        let account = async |namespace: &str, name: &str| {
-            let path = sandbox.service_account_kubeconfig(namespace, name).await?;
-            sandbox.client_for(&path).await
-        };
-        let operator = account(names::OPERATOR_NAMESPACE, names::OPERATOR_ACCOUNT).await?;
-        let bot = account("default", "default").await?;
+        let operator = sandbox.client_for(&sandbox.operator_kubeconfig()).await?;
+        let bot = sandbox.service_account_kubeconfig("default", "default").await?;
+        let bot = sandbox.client_for(&bot).await?;
         let (root, alice) = (user("root").await?, user("alice").await?);
         let (bob, carol, dave) =
             (user("bob").await?, user("carol smith").await?, user("dave").await?);
@@ -98,7 +104,9 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guard_holds_on_a_real_api_server() {
-    let c = Cluster::start().await.expect("a cluster");
+    let Some(sandbox) = Sandbox::for_test(REPRIEVE).await else { return };
+    sandbox.install().await.expect("it can be installed");
+    let mut c = Cluster::of(sandbox).await.expect("everybody");
     live_objects_are_equal_and_clean(&c).await;
     entities::finalizers(&c).await;
     entities::owner_references(&c).await;
@@ -114,9 +122,28 @@ async fn the_guard_holds_on_a_real_api_server() {
     requests::rejections(&c).await;
     people::roles(&c).await;
     entities::status_without_subresource(&c).await;
+    let table = rows::all(&c).await;
+    println!("{table}");
+    accounts::kubelets(&c).await;
+    accounts::impersonation(&c).await;
+    let editor = c.sandbox.user("erin", &[]).expect("a user");
+    let editor = c.sandbox.client_for(&editor).await.expect("a client");
+    accounts::fields_of_tomorrow(&c, &editor).await;
+    every_object_at_once(&c);
+    restart::delete_across_a_restart(&mut c).await;
     probes_bounce(&c).await;
     a_policy_that_is_gone_lets_its_probe_through(&c).await;
     c.sandbox.stop().expect("an end");
+}
+
+/// T1, as a person would: by kubectl, everything there is.
+fn every_object_at_once(c: &Cluster) {
+    let admin = user::User::admin(&c.sandbox);
+    for what in ["sites --all", "apps --all -A", "backups --all", "crd --all", "namespace t-site"] {
+        admin
+            .kubectl(&format!("delete {what} --wait=false"))
+            .denied(&["denied request", "kubectl"]);
+    }
 }
 
 /// What the operator will compare: nothing may be filled in by the API server.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use reprieve::api::names::{ANNOTATION_PURGE, LABEL_SITE};
 use reprieve::guard::policy;
 use serde_json::{Value, json};
 
+use super::table::impersonate;
 use super::{Cluster, denied, eventually, json_patch, merge, object};
 
 /// Creates a namespace of a Site, as the operator does.
@@ -21,16 +21,6 @@ async fn create(client: &Client, name: &str, mut metadata: Value) -> kube::Resul
     metadata["name"] = json!(name);
     let namespace = object(json!({"metadata": metadata}));
     Api::all(client.clone()).create(&PostParams::default(), &namespace).await
-}
-
-/// The administrator as somebody else, whose rights stay the administrator's by the group.
-async fn impersonate(c: &Cluster, user: &str) -> Client {
-    let kubeconfig = Kubeconfig::read_from(c.sandbox.admin_kubeconfig()).expect("a kubeconfig");
-    let options = KubeConfigOptions::default();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a config");
-    config.auth_info.impersonate = Some(user.to_owned());
-    config.auth_info.impersonate_groups = Some(vec!["system:masters".to_owned()]);
-    Client::try_from(config).expect("a client")
 }
 
 /// T2, T3: the label and the annotation, in every way there is to write.
@@ -150,7 +140,7 @@ pub async fn delete(c: &Cluster) {
     let put = api.replace_subresource("finalize", "gone", &params, &emptied).await;
     denied(policy::NAMESPACE_MARKS, put);
     // The name of the controller where it has no account of its own.
-    let manager = impersonate(c, "system:kube-controller-manager").await;
+    let manager = impersonate(c, "system:kube-controller-manager", &["system:masters"]).await;
     let manager: Api<Namespace> = Api::all(manager);
     let put = manager.replace_subresource("finalize", "gone", &params, &emptied).await;
     put.expect("the controller may");

@@ -25,7 +25,8 @@ pub async fn request(c: &Cluster, name: &str) -> DeletionRequest {
     create(&c.alice, name, Value::Null).await.expect("a DeletionRequest")
 }
 
-async fn plan(c: &Cluster, name: &str, digest: &str) {
+/// Writes a plan of this digest, as the operator.
+pub async fn plan(c: &Cluster, name: &str, digest: &str) {
     let head = json!({"requestUid": "u", "retentionSeconds": 1, "maxEntities": 1,
         "policyName": "default", "policy": DeletionPolicySpec::built_in(), "guard": "f"});
     let totals = json!({"entities": 0, "namespaces": 0, "apps": 0, "objects": 0, "bytes": 0});

@@ -1,0 +1,555 @@
+//! The rows of the table, and what they are tried on.
+
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use reprieve::api::{App, DeletionRequest, Site, names};
+use reprieve::guard::policy;
+use serde_json::{Value, json};
+
+use super::table::{EVERYBODY, Form, Row, Senders, WITH_VERBS, Who, row};
+use super::{Cluster, merge, merge_status, object};
+
+const SITES: &str = "/apis/reprieve.dev/v1alpha1/sites";
+const APPS: &str = "/apis/reprieve.dev/v1alpha1/namespaces/t-site/apps";
+const REQUESTS: &str = "/apis/reprieve.dev/v1alpha1/deletionrequests";
+const POLICIES: &str = "/apis/reprieve.dev/v1alpha1/deletionpolicies";
+const BACKUPS: &str = "/apis/reprieve.dev/v1alpha1/backups";
+const NAMESPACES: &str = "/api/v1/namespaces";
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const SYSTEM: &str = "/api/v1/namespaces/reprieve-system";
+
+/// Tries every row as everybody; nothing of what it was tried on has changed then.
+pub async fn all(c: &Cluster) -> String {
+    fixtures(c).await;
+    let before = uids(c).await;
+    let senders = Senders::new(c).await;
+    let mut rows = vec![];
+    deletes(&mut rows);
+    marks(c, &mut rows).await;
+    namespaces(c, &mut rows).await;
+    kinds(c, &mut rows).await;
+    requests(&mut rows);
+    policies(&mut rows);
+    kept(&mut rows);
+    accounts(&mut rows);
+    let table = senders.try_all(&rows).await;
+    assert_eq!(before, uids(c).await, "something of what was tried on has changed");
+    table
+}
+
+async fn uids(c: &Cluster) -> Vec<String> {
+    let mut all = vec![];
+    let sites: Api<Site> = Api::all(c.admin.clone());
+    let apps: Api<App> = Api::namespaced(c.admin.clone(), "t-site");
+    let namespaces: Api<Namespace> = Api::all(c.admin.clone());
+    let of = |meta: kube::api::ObjectMeta| {
+        format!("{:?} {:?} {:?}", meta.name, meta.uid, meta.deletion_timestamp)
+    };
+    let list = ListParams::default();
+    all.extend(sites.list(&list).await.expect("a list").into_iter().map(|o| of(o.metadata)));
+    all.extend(apps.list(&list).await.expect("a list").into_iter().map(|o| of(o.metadata)));
+    all.extend(namespaces.list(&list).await.expect("a list").into_iter().map(|o| of(o.metadata)));
+    all
+}
+
+fn site(name: &str) -> Value {
+    json!({"apiVersion": names::API_VERSION, "kind": "Site",
+        "metadata": {"name": name, "labels": {"table": "yes"}},
+        "spec": {"id": format!("id-{name}"), "tenant": {"name": "Acme"}}})
+}
+
+fn app(name: &str, account: &str) -> Value {
+    json!({"apiVersion": names::API_VERSION, "kind": "App",
+        "metadata": {"name": name, "labels": {"table": "yes"}},
+        "spec": {"id": format!("id-{name}"), "product": "shop", "serviceAccountName": account,
+            "manifests": [manifest("a")]}})
+}
+
+fn manifest(value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop"}, "data": {"k": value}})
+}
+
+fn volume(name: &str, labels: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp/t"}}})
+}
+
+/// A policy with room on both sides of every value.
+fn development(name: &str) -> Value {
+    json!({"apiVersion": names::API_VERSION, "kind": "DeletionPolicy", "metadata": {"name": name},
+    "spec": {
+        "environment": "Development",
+        "retention": {"minimumSeconds": 100, "defaultSeconds": 1000, "maximumSeconds": 10000},
+        "blastRadius": {"maxEntities": 5, "hardMaxEntities": 50},
+        "quorum": {"approvals": 3, "overrideApprovals": 5, "expiresAfterSeconds": 3600},
+        "backup": {"keepSeconds": 3000000},
+    }})
+}
+
+/// What the rows are tried on, made as the operator.
+async fn fixtures(c: &Cluster) {
+    let post = PostParams::default();
+    let sites: Api<Site> = Api::all(c.operator.clone());
+    let apps: Api<App> = Api::namespaced(c.operator.clone(), "t-site");
+    let namespaces: Api<Namespace> = Api::all(c.operator.clone());
+    for (name, purge) in [("t-site", None), ("t-marked", Some("uid"))] {
+        let annotations = json!({names::ANNOTATION_PURGE: purge.unwrap_or_default()});
+        let annotations = if purge.is_some() { annotations } else { json!({}) };
+        let namespace = object(json!({"metadata": {"name": name, "annotations": annotations,
+            "labels": {names::LABEL_SITE: "t-site"}}}));
+        namespaces.create(&post, &namespace).await.expect("a namespace");
+    }
+    let phase = json!({"status": {"deletion": {
+        "requestRef": {"name": "r"}, "requestUid": "u", "phase": "Purging"}}});
+    for name in ["t-site", "t-purging"] {
+        let mut value = site(name);
+        if name == "t-purging" {
+            value["metadata"]["labels"] = json!({});
+        }
+        sites.create(&post, &object(value)).await.expect("a Site");
+        apps.create(&post, &object(app(&name.replace("site", "app"), "reprieve-app")))
+            .await
+            .expect("an App");
+    }
+    merge_status(&sites, "t-purging", phase.clone()).await.expect("a status");
+    merge(&apps, "t-purging", json!({"metadata": {"labels": {"table": null}}})).await.expect("ok");
+    merge_status(&apps, "t-purging", phase).await.expect("a status");
+    apps.create(&post, &object(app("t-power", "power"))).await.expect("the operator may");
+    // By server-side apply, so that somebody else can pretend to be this field manager.
+    let with = json!({"apiVersion": names::API_VERSION, "kind": "Site",
+        "metadata": {"name": "t-site", "finalizers": [names::FINALIZER]}});
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    sites.patch("t-site", &params, &Patch::Apply(with)).await.expect("a finalizer");
+    let finalizer = json!({"metadata": {"finalizers": [names::FINALIZER]}});
+    merge(&apps, "t-app", finalizer.clone()).await.expect("a finalizer");
+
+    super::requests::request(c, "t-req").await;
+    super::requests::plan(c, "t-req", "sha256:d1").await;
+    let requests: Api<DeletionRequest> = Api::all(c.operator.clone());
+    merge(&requests, "t-req", finalizer).await.expect("a finalizer");
+
+    let create = async |path: &str, value: Value| {
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(value.to_string().into_bytes())
+            .expect("a request");
+        c.operator.request_text(request).await.unwrap_or_else(|e| panic!("{value}: {e}"));
+    };
+    create(POLICIES, development("t-dev")).await;
+    create(
+        BACKUPS,
+        json!({"apiVersion": names::API_VERSION, "kind": "Backup",
+            "metadata": {"name": "t-backup", "labels": {"table": "yes"}},
+            "spec": {"siteRef": {"name": "t-site"}, "purpose": "Manual"}}),
+    )
+    .await;
+    create(VOLUMES, volume("t-kept", json!({names::LABEL_KEPT: "t-site"}))).await;
+    create(VOLUMES, volume("t-free", json!({}))).await;
+    // Somebody else's token Secret, which could be turned into the operator's.
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "t-token", "annotations": {"kubernetes.io/service-account.name": "default"}}});
+    super::eventually("the account default is there", async || {
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+            Api::namespaced(c.admin.clone(), names::OPERATOR_NAMESPACE);
+        accounts.get("default").await.is_ok()
+    })
+    .await;
+    create(&format!("{SYSTEM}/secrets"), secret).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t-pod"},
+        "spec": {"containers": [{"name": "c", "image": "none.example/none"}]}});
+    create(&format!("{SYSTEM}/pods"), pod).await;
+    // So that it can be created anew.
+    let policies: Api<reprieve::api::DeletionPolicy> = Api::all(c.admin.clone());
+    policies.delete("default", &Default::default()).await.expect("an administrator may");
+    let kept: Api<PersistentVolume> = Api::all(c.admin.clone());
+    super::eventually("the volumes are settled", async || {
+        let kept = kept.get("t-kept").await.expect("a volume");
+        kept.status.and_then(|s| s.phase).as_deref() == Some("Available")
+    })
+    .await;
+}
+
+/// T1, T8, T10.
+fn deletes(rows: &mut Vec<Row>) {
+    let p = policy::DELETE_ENTITIES;
+    for propagation in ["Background", "Foreground", "Orphan"] {
+        for grace in ["", "&gracePeriodSeconds=0"] {
+            for dry in ["", "&dryRun=All"] {
+                let query = format!("?propagationPolicy={propagation}{grace}{dry}");
+                for (kind, path) in
+                    [("Site", format!("{SITES}/t-site")), ("App", format!("{APPS}/t-app"))]
+                {
+                    let what = format!("DELETE {kind} {query}");
+                    rows.push(row("T1", p, &what, Form::Delete, &format!("{path}{query}")));
+                }
+            }
+        }
+    }
+    for (kind, path) in [("Site", SITES), ("App", APPS)] {
+        let path = format!("{path}?labelSelector=table%3Dyes");
+        rows.push(row(
+            "T1",
+            p,
+            &format!("DELETE every {kind} (deletecollection)"),
+            Form::Delete,
+            &path,
+        ));
+    }
+    let purging = [(format!("{SITES}/t-purging"), "Site"), (format!("{APPS}/t-purging"), "App")];
+    for (path, kind) in purging {
+        let what = format!("DELETE {kind} that is being purged");
+        rows.push(row("T10", p, &what, Form::Delete, &path).may(&[Who::Operator]));
+    }
+}
+
+/// T2, T5: finalizers, status, owners, the mark of a restore.
+async fn marks(c: &Cluster, rows: &mut Vec<Row>) {
+    let p = policy::FINALIZERS;
+    let (s, o) = (format!("{SITES}/t-site"), [Who::Operator]);
+    let none = json!({"metadata": {"finalizers": null}});
+    let sites: Api<Site> = Api::all(c.admin.clone());
+    let mut put = json!(sites.get("t-site").await.expect("a Site"));
+    put["apiVersion"] = json!(names::API_VERSION);
+    put["kind"] = json!("Site");
+    put["metadata"].as_object_mut().expect("metadata").remove("finalizers");
+    let remove = json!([{"op": "remove", "path": "/metadata/finalizers"}]);
+    let apply =
+        json!({"apiVersion": names::API_VERSION, "kind": "Site", "metadata": {"name": "t-site"}});
+    let forced = format!("{s}?fieldManager={}&force=true", names::FIELD_MANAGER);
+    rows.push(row("T2", p, "finalizer off a Site, PUT", Form::Put, &s).body(put).may(&o));
+    rows.push(
+        row("T2", p, "finalizer off a Site, JSON patch", Form::JsonPatch, &s).body(remove).may(&o),
+    );
+    rows.push(
+        row("T2", p, "finalizer off a Site, merge patch", Form::Merge, &s)
+            .body(none.clone())
+            .may(&o),
+    );
+    rows.push(
+        row("T2", p, "finalizer off a Site, forced apply", Form::Apply, &forced)
+            .body(apply)
+            .may(&o),
+    );
+    let status = format!("{s}/status");
+    rows.push(
+        row("T2", policy::STATUS, "finalizer off a Site, /status", Form::Merge, &status)
+            .body(none.clone())
+            .may(&o),
+    );
+    for (what, path) in
+        [("App", format!("{APPS}/t-app")), ("DeletionRequest", format!("{REQUESTS}/t-req"))]
+    {
+        let what = format!("finalizer off {what}");
+        rows.push(row("T2", p, &what, Form::Merge, &path).body(none.clone()).may(&o));
+    }
+    let mut with = site("t-new");
+    with["metadata"]["finalizers"] = json!([names::FINALIZER]);
+    rows.push(row("T2", p, "CREATE Site with the finalizer", Form::Post, SITES).body(with).may(&o));
+
+    let purging = json!({"status": {"deletion": {
+        "requestRef": {"name": "r"}, "requestUid": "u", "phase": "Purging"}}});
+    let p = policy::STATUS;
+    rows.push(row("T2", p, "a Site's status", Form::Merge, &status).body(purging.clone()).may(&o));
+    let status = format!("{APPS}/t-app/status");
+    rows.push(row("T2", p, "an App's status", Form::Merge, &status).body(purging).may(&o));
+    let held = json!({"status": {"state": "Held"}});
+    let status = format!("{REQUESTS}/t-req/status");
+    rows.push(row("T9", p, "a DeletionRequest's status", Form::Merge, &status).body(held).may(&o));
+
+    let owner = json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "v1", "kind": "Node", "name": "absent", "uid": "0"}]}});
+    let p = policy::OWNER_REFERENCES;
+    for (what, path) in [
+        ("Site", s.clone()),
+        ("App", format!("{APPS}/t-app")),
+        ("Backup", format!("{BACKUPS}/t-backup")),
+    ] {
+        let what = format!("absent owner for {what}");
+        rows.push(row("T5", p, &what, Form::Merge, &path).body(owner.clone()));
+    }
+    let mark = json!({"metadata": {"annotations": {names::ANNOTATION_RESTORE: "r"}}});
+    let p = policy::RESTORE_MARK;
+    rows.push(row("T2", p, "mark of a restore on a Site", Form::Merge, &s).body(mark).may(&o));
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    rows.push(row("", p, "a label of a Site", Form::Merge, &s).body(label).may(&EVERYBODY));
+}
+
+/// T3.
+async fn namespaces(c: &Cluster, rows: &mut Vec<Row>) {
+    let (own, marked) = (format!("{NAMESPACES}/t-site"), format!("{NAMESPACES}/t-marked"));
+    let p = policy::DELETE_NAMESPACES;
+    for propagation in ["Background", "Foreground", "Orphan"] {
+        let path = format!("{own}?propagationPolicy={propagation}");
+        let what = format!("DELETE a site's namespace, {propagation}");
+        rows.push(row("T3", p, &what, Form::Delete, &path));
+    }
+    let what = "DELETE a namespace that is being purged";
+    rows.push(row("T3", p, what, Form::Delete, &marked).may(&[Who::Operator]));
+    let p = policy::NAMESPACE_MARKS;
+    let o = [Who::Operator];
+    let label = |value: Value| json!({"metadata": {"labels": {names::LABEL_SITE: value}}});
+    for (what, path, value) in [
+        ("a site's label off its namespace", &own, Value::Null),
+        ("a site's label off its namespace, /status", &format!("{own}/status"), Value::Null),
+        ("a site's label changed", &own, json!("other")),
+        ("a site's label on a namespace of no Site", &format!("{NAMESPACES}/default"), json!("x")),
+    ] {
+        rows.push(row("T3", p, what, Form::Merge, path).body(label(value)).may(&o));
+    }
+    let purge = json!({"metadata": {"annotations": {names::ANNOTATION_PURGE: "u"}}});
+    rows.push(row("T3", p, "the mark of a purge", Form::Merge, &own).body(purge).may(&o));
+    let api: Api<Namespace> = Api::all(c.admin.clone());
+    let mut put = json!(api.get("t-site").await.expect("a namespace"));
+    put["spec"] = json!({"finalizers": []});
+    let path = format!("{own}/finalize");
+    rows.push(row("T3", p, "/finalize of a site's namespace", Form::Put, &path).body(put));
+}
+
+/// T4.
+async fn kinds(c: &Cluster, rows: &mut Vec<Row>) {
+    for crd in reprieve::api::crds() {
+        let name = crd.metadata.name.clone().expect("a name");
+        let path = format!("{CRDS}/{name}");
+        rows.push(
+            row("T4", policy::DELETE_CRDS, &format!("DELETE CRD {name}"), Form::Delete, &path)
+                .says("docs/uninstall.md"),
+        );
+        let again = json!(crd);
+        let apply = format!("{path}?fieldManager=somebody&force=true");
+        let what = format!("apply of CRD {name} as it is");
+        rows.push(
+            row("", policy::CHANGE_CRDS, &what, Form::Apply, &apply).body(again).may(&EVERYBODY),
+        );
+    }
+    let p = policy::CHANGE_CRDS;
+    let path = format!("{CRDS}/sites.reprieve.dev");
+    let patches = [
+        (
+            "fields pruned",
+            json!([{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status"}]),
+        ),
+        (
+            "status subresource off",
+            json!([{"op": "replace", "path": "/spec/versions/0/subresources", "value": {}}]),
+        ),
+        (
+            "a conversion",
+            json!([{"op": "replace", "path": "/spec/conversion", "value": {"strategy": "Webhook",
+                "webhook": {"clientConfig": {"url": "https://thief.example/convert"},
+                    "conversionReviewVersions": ["v1"]}}}]),
+        ),
+    ];
+    for (what, patch) in patches {
+        let what = format!("CRD changed: {what}");
+        rows.push(
+            row("T4", p, &what, Form::JsonPatch, &path)
+                .body(patch)
+                .may(&WITH_VERBS)
+                .says("needs the RBAC verb upgrade"),
+        );
+    }
+    let label = json!({"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}});
+    rows.push(row("", p, "CRD labelled", Form::Merge, &path).body(label).may(&EVERYBODY));
+    let crds: Api<
+        k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    > = Api::all(c.admin.clone());
+    let live = json!(crds.get("sites.reprieve.dev").await.expect("a CRD"));
+    let status = json!({"status": live["status"]});
+    let path = format!("{path}/status");
+    rows.push(row("", p, "CRD's status", Form::Merge, &path).body(status).may(&EVERYBODY));
+}
+
+/// T9.
+fn requests(rows: &mut Vec<Row>) {
+    let path = format!("{REQUESTS}/t-req");
+    let annotate = |key: String, value: &str| json!({"metadata": {"annotations": {key: value}}});
+    let p = policy::APPROVALS;
+    let approval = || format!("{}x", names::APPROVAL_PREFIX);
+    for (what, key, value, may) in [
+        ("approval as bob", approval(), "sha256:d1 bob", vec![Who::Approver]),
+        ("approval as alice, who asked", approval(), "sha256:d1 alice", vec![]),
+        ("approval as bob of another digest", approval(), "sha256:d0 bob", vec![]),
+        (
+            "approval as the operator",
+            approval(),
+            "sha256:d1 system:serviceaccount:reprieve-system:reprieve",
+            vec![],
+        ),
+        ("approval as erin", approval(), "sha256:d1 erin", vec![]),
+        (
+            "rejection as bob",
+            format!("{}x", names::REJECTION_PREFIX),
+            "sha256:d1 bob",
+            vec![Who::Approver],
+        ),
+    ] {
+        rows.push(row("T9", p, what, Form::Merge, &path).body(annotate(key, value)).may(&may));
+    }
+    let p = policy::REQUESTED_BY;
+    let key = names::ANNOTATION_REQUESTED_BY;
+    let changed = annotate(key.to_owned(), "mallory");
+    rows.push(row("T9", p, "who asked, changed", Form::Merge, &path).body(changed));
+    let forged = json!({"apiVersion": names::API_VERSION, "kind": "DeletionRequest",
+        "metadata": {"name": "t-forged", "annotations": {key: "carol"}},
+        "spec": {"target": {"kind": "Site", "ids": ["none"]}, "reason": "a test"}});
+    rows.push(row("T9", p, "request in carol's name", Form::Post, REQUESTS).body(forged));
+}
+
+/// T16.
+fn policies(rows: &mut Vec<Row>) {
+    let p = policy::WEAKEN;
+    let path = format!("{POLICIES}/t-dev");
+    let fields = [
+        ("retention", "minimumSeconds", 50, 200),
+        ("retention", "defaultSeconds", 999, 1001),
+        ("retention", "maximumSeconds", 9999, 10001),
+        ("blastRadius", "maxEntities", 6, 4),
+        ("blastRadius", "hardMaxEntities", 51, 49),
+        ("quorum", "approvals", 2, 4),
+        ("quorum", "overrideApprovals", 4, 6),
+        ("quorum", "expiresAfterSeconds", 3601, 3599),
+        ("backup", "keepSeconds", 2_999_999, 3_000_001),
+    ];
+    for (group, field, weaker, stricter) in fields {
+        let patch = |value: i64| json!({"spec": {group: {field: value}}});
+        let what = format!("DeletionPolicy {group}.{field}");
+        rows.push(
+            row("T16", p, &format!("{what} weaker"), Form::Merge, &path)
+                .body(patch(weaker))
+                .may(&WITH_VERBS)
+                .says(&format!("weaker ({group}.{field})")),
+        );
+        rows.push(
+            row("", p, &format!("{what} stricter"), Form::Merge, &path)
+                .body(patch(stricter))
+                .may(&EVERYBODY),
+        );
+    }
+    let needs = "needs the RBAC verb weaken";
+    rows.push(
+        row("T16", p, "DELETE DeletionPolicy", Form::Delete, &path).may(&WITH_VERBS).says(needs),
+    );
+    let mut default = development("default");
+    let create =
+        |body: &Value, what: &str| row("T16", p, what, Form::Post, POLICIES).body(body.clone());
+    rows.push(
+        create(&default, "CREATE default as Development").may(&WITH_VERBS).says("environment"),
+    );
+    default["spec"] = json!({"environment": "Production", "blastRadius": {"maxEntities": 11}});
+    rows.push(create(&default, "CREATE default with a larger limit").may(&WITH_VERBS).says(needs));
+    default["spec"] = json!({"environment": "Production"});
+    rows.push(create(&default, "CREATE default as the built-in one").may(&EVERYBODY));
+    rows.push(create(&development("t-other"), "CREATE another policy").may(&EVERYBODY));
+    let p = policy::POLICY_REFS;
+    let site = format!("{SITES}/t-site");
+    let refer = |name: &str| json!({"spec": {"policyRef": {"name": name}}});
+    rows.push(
+        row("T16", p, "Site's policyRef changed", Form::Merge, &site)
+            .body(refer("t-dev"))
+            .may(&WITH_VERBS)
+            .says(needs),
+    );
+    rows.push(
+        row("", p, "Site's policyRef as it is", Form::Merge, &site)
+            .body(refer("default"))
+            .may(&EVERYBODY),
+    );
+}
+
+/// B2: backups and volumes that are kept.
+fn kept(rows: &mut Vec<Row>) {
+    let o = [Who::Operator];
+    let p = policy::DELETE_BACKUPS;
+    rows.push(row("B2", p, "DELETE Backup", Form::Delete, &format!("{BACKUPS}/t-backup")).may(&o));
+    let path = format!("{BACKUPS}?labelSelector=table%3Dyes");
+    rows.push(row("B2", p, "DELETE every Backup (deletecollection)", Form::Delete, &path).may(&o));
+    let p = policy::KEPT_VOLUMES;
+    let (kept, free) = (format!("{VOLUMES}/t-kept"), format!("{VOLUMES}/t-free"));
+    let label = |value: Value| json!({"metadata": {"labels": {names::LABEL_KEPT: value}}});
+    rows.push(row("B2", p, "DELETE kept volume", Form::Delete, &kept).may(&o));
+    let off = label(Value::Null);
+    rows.push(
+        row("B2", p, "kept volume's label off", Form::Merge, &kept).body(off.clone()).may(&o),
+    );
+    let status = format!("{kept}/status");
+    rows.push(
+        row("B2", p, "kept volume's label off, /status", Form::Merge, &status).body(off).may(&o),
+    );
+    rows.push(
+        row("B2", p, "kept volume's label changed", Form::Merge, &kept)
+            .body(label(json!("x")))
+            .may(&o),
+    );
+    rows.push(
+        row("B2", p, "label on another volume", Form::Merge, &free).body(label(json!("x"))).may(&o),
+    );
+    let reclaim = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}});
+    rows.push(
+        row("B2", p, "kept volume's reclaim policy", Form::Merge, &kept)
+            .body(reclaim.clone())
+            .may(&o),
+    );
+    rows.push(
+        row("", p, "another volume's reclaim policy", Form::Merge, &free)
+            .body(reclaim)
+            .may(&EVERYBODY),
+    );
+    rows.push(row("", p, "DELETE another volume", Form::Delete, &free).may(&EVERYBODY));
+}
+
+/// T10, T19.
+fn accounts(rows: &mut Vec<Row>) {
+    let token =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let p = policy::OPERATOR_TOKENS;
+    let path = format!("{SYSTEM}/serviceaccounts/reprieve/token");
+    rows.push(row("T10", p, "token of the operator", Form::Post, &path).body(token.clone()));
+    let path = format!("{SYSTEM}/serviceaccounts/default/token");
+    rows.push(
+        row("", p, "token of another account", Form::Post, &path).body(token).may(&EVERYBODY),
+    );
+    let p = policy::OPERATOR_SECRETS;
+    let named = |account: &str| json!({"kubernetes.io/service-account.name": account});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "t-stolen", "annotations": named("reprieve")}});
+    let path = format!("{SYSTEM}/secrets");
+    rows.push(row("T10", p, "token Secret of the operator", Form::Post, &path).body(secret));
+    let turn = json!({"metadata": {"annotations": named("reprieve")}});
+    let path = format!("{SYSTEM}/secrets/t-token");
+    rows.push(
+        row("T10", p, "another's token Secret turned into it", Form::Merge, &path).body(turn),
+    );
+    let p = policy::OPERATOR_PODS;
+    for way in ["exec?command=sh", "attach", "portforward"] {
+        let path = format!("{SYSTEM}/pods/t-pod/{way}");
+        rows.push(row("T10", p, &format!("{way} into the operator's pod"), Form::Post, &path));
+    }
+    let debug =
+        json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "none.example/none"}]}});
+    let path = format!("{SYSTEM}/pods/t-pod/ephemeralcontainers");
+    rows.push(row("T10", p, "debug container in it", Form::Patch, &path).body(debug));
+
+    let p = policy::APP_ACCOUNTS;
+    let needs = "needs the RBAC verb impersonate";
+    let power = app("t-power2", "power");
+    let what = "CREATE App by another account";
+    rows.push(row("T19", p, what, Form::Post, APPS).body(power).may(&WITH_VERBS).says(needs));
+    let own = app("t-app2", "reprieve-app");
+    rows.push(row("", p, "CREATE App by reprieve-app", Form::Post, APPS).body(own).may(&EVERYBODY));
+    let named = json!({"spec": {"serviceAccountName": "power"}});
+    let path = format!("{APPS}/t-app");
+    let what = "App changed to another account";
+    rows.push(row("T19", p, what, Form::Merge, &path).body(named).may(&WITH_VERBS).says(needs));
+    let changed = json!({"spec": {"manifests": [manifest("b")]}});
+    let what = "manifests of an App by reprieve-app";
+    rows.push(row("", p, what, Form::Merge, &path).body(changed.clone()).may(&EVERYBODY));
+    let path = format!("{APPS}/t-power");
+    let what = "manifests of an App by another account";
+    rows.push(row("T19", p, what, Form::Merge, &path).body(changed).may(&WITH_VERBS).says(needs));
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let what = "label of an App by another account";
+    rows.push(row("", p, what, Form::Merge, &path).body(label).may(&EVERYBODY));
+}
