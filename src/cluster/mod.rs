@@ -5,6 +5,7 @@
 mod clock;
 pub mod collect;
 mod context;
+pub mod crds;
 pub mod discover;
 mod driver;
 mod error;

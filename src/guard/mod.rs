@@ -24,7 +24,7 @@ mod roles;
 
 pub use compare::{Difference, difference};
 pub use object::{GuardKind, GuardObject, GuardPolicy};
-pub use operator::operator_rbac;
+pub use operator::{Need, operator_needs, operator_rbac};
 pub use probe::{Probe, ProbeRequest, is_denied_by, probes};
 pub use roles::people_roles;
 
