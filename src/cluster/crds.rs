@@ -4,8 +4,8 @@
 //! a status would be lost without a word. One of a newer version only has more.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionVersion, JSONSchemaProps,
-    JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionVersion,
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use serde_json::Value;
 
@@ -110,12 +110,7 @@ fn of_schema(
     }
 }
 
-fn of_enum(
-    here: &str,
-    needed: &JSONSchemaProps,
-    live: &JSONSchemaProps,
-    found: &mut Differences,
-) {
+fn of_enum(here: &str, needed: &JSONSchemaProps, live: &JSONSchemaProps, found: &mut Differences) {
     let Some(allowed) = &live.enum_ else { return };
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let known = needed.enum_.as_deref().unwrap_or_default();
@@ -190,7 +185,10 @@ mod tests {
             (changed(|v| remove(v, "selectableFields")), "selectable field .spec.id"),
             (
                 changed(|v| {
-                    v["additionalPrinterColumns"].as_array_mut().unwrap().retain(|c| c["name"] != "Id");
+                    v["additionalPrinterColumns"]
+                        .as_array_mut()
+                        .unwrap()
+                        .retain(|c| c["name"] != "Id");
                 }),
                 "column Id",
             ),
@@ -205,9 +203,7 @@ mod tests {
 
     #[test]
     fn an_enum_that_lacks_a_value_is_older_and_one_with_more_is_newer() {
-        let with = |values: &[&str]| {
-            changed(|v| field(v, "spec")["id"]["enum"] = values.into())
-        };
+        let with = |values: &[&str]| changed(|v| field(v, "spec")["id"]["enum"] = values.into());
         let found = differences(&with(&["a", "b"]), &with(&["a"]));
         assert_eq!(found.lacks, ["value b of .spec.id"]);
         let found = differences(&with(&["a"]), &with(&["a", "b"]));
@@ -223,6 +219,9 @@ mod tests {
             field(v, "spec")["colour"] = serde_json::json!({ "type": "string" });
         });
         let found = differences(&site(), &more);
-        assert_eq!((found.lacks.len(), &*found.unknown), (0, &["field .spec.colour".to_owned()][..]));
+        assert_eq!(
+            (found.lacks.len(), &*found.unknown),
+            (0, &["field .spec.colour".to_owned()][..])
+        );
     }
 }
