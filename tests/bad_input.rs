@@ -73,10 +73,16 @@ impl Run {
 
     /// It must end at once, with exit code 1 and one line that says all of this.
     #[track_caller]
-    fn fails_with(mut self, what: &str, words: &[&str]) {
+    fn fails_with(self, what: &str, words: &[&str]) {
+        self.fails_as(what, 1, words);
+    }
+
+    /// It must end at once, with this exit code and one line that says all of this.
+    #[track_caller]
+    fn fails_as(mut self, what: &str, code: i32, words: &[&str]) {
         let (status, err) = self.end();
         eprintln!("{what}: {err}");
-        assert_eq!(status.code(), Some(1), "{what}: expected exit code 1; seen: {status}: {err}");
+        assert_eq!(status.code(), Some(code), "{what}: expected exit code {code}; seen: {err}");
         assert_eq!(err.lines().count(), 1, "{what}: expected one line; seen: {err}");
         assert!(err.starts_with("error: "), "{what}: expected an error; seen: {err}");
         for word in words {
@@ -198,9 +204,10 @@ fn an_address_or_log_filter_that_cannot_be_used_is_one_line() {
         .arg(format!("--kubeconfig={}", desk.kubeconfig.display()))
         .stderr(Stdio::piped());
     let run = Run { child: run.spawn().expect("it can be run"), listen: free_address() };
-    run.fails_with("an address that is taken", &["cannot listen on", &address, "--listen"]);
+    let words = ["cannot listen on", &address, "--listen", "whether the operator runs already"];
+    run.fails_with("an address that is taken", &words);
     let run = Run::start(&desk.kubeconfig, &desk.store, &["--log=reprieve=loud"]);
-    run.fails_with("a log filter", &["--log", "reprieve=loud"]);
+    run.fails_as("a log filter", 2, &["--log", "reprieve=loud"]);
 }
 
 #[test]
@@ -280,6 +287,10 @@ fn missing_crds_are_waited_for(sandbox: &Sandbox) {
     // As the operator says, and as whoever installs it does: the folder as a whole.
     let folder = crds.display().to_string();
     admin.run(&["apply", "--server-side", "-f", &folder], "").worked();
+    let command = "kubectl apply --server-side -f deploy/rbac/operator.yaml";
+    readyz(listen, 503, &["lacks the namespace reprieve-system", command]);
+    let rbac = crds.with_file_name("deploy/rbac/operator.yaml").display().to_string();
+    admin.run(&["apply", "--server-side", "-f", &rbac], "").worked();
     readyz(listen, 200, &["ok"]);
     assert!(early.is_running(), "expected no restart");
     early.kill().expect("it is killed");

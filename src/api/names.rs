@@ -43,6 +43,8 @@ pub const OPERATOR_NAMESPACE: &str = "reprieve-system";
 pub const OPERATOR_ACCOUNT: &str = "reprieve";
 /// The operator's user name, as admission sees it.
 pub const OPERATOR_USER: &str = "system:serviceaccount:reprieve-system:reprieve";
+/// The Lease in the operator's namespace that the one operator which works holds.
+pub const LEASE: &str = "reprieve";
 /// Prefix of every service account's user name: a service account is not a person.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 

@@ -50,6 +50,8 @@ reasons! {
     Restoring,
     /// The entity is being deleted past the gates; the finalizer holds it.
     UnexpectedDelete,
+    /// The operator cannot read the object, and skips it.
+    Unparsable,
 
     // Gate 1, scope.
     /// Every id is known and of the declared kind.

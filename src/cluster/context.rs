@@ -15,6 +15,9 @@ use super::form::digest_of;
 use super::{Error, Guard, Metrics, Result};
 use crate::api::{Reason, Time};
 
+/// Reconciliations of one room that may run at the same time, unless told otherwise.
+pub const DEFAULT_CONCURRENCY: u16 = 16;
+
 /// What every reconciler is handed: the way to the cluster, and the ways to tell what happened.
 #[derive(Clone)]
 pub struct Context {
@@ -24,6 +27,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What is remembered of the guard.
     pub guard: Arc<Guard>,
+    /// Reconciliations of one room that may run at the same time.
+    pub concurrency: u16,
     recorder: Recorder,
     kinds: Arc<Mutex<Option<Discovered>>>,
 }
@@ -55,8 +60,14 @@ impl Note {
 }
 
 impl Context {
-    /// A context around this client.
+    /// A context around this client, with metrics of its own and the default concurrency.
     pub fn new(client: Client) -> Self {
+        Self::with(client, Arc::default(), DEFAULT_CONCURRENCY)
+    }
+
+    /// A context around this client, with these metrics and this many reconciliations of one room
+    /// at a time.
+    pub fn with(client: Client, metrics: Arc<Metrics>, concurrency: u16) -> Self {
         let reporter = Reporter {
             controller: "reprieve".to_owned(),
             instance: std::env::var("POD_NAME").ok(),
@@ -64,7 +75,8 @@ impl Context {
         let recorder = Recorder::new(client.clone(), reporter);
         Self {
             client,
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            concurrency,
             guard: Arc::default(),
             recorder,
             kinds: Arc::default(),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -14,11 +14,10 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::metrics::{Reconciled, Room};
-use super::{Context, Error, Result};
+use super::metrics::{Counts, Reconciled, Room};
+use super::{Context, Error, Note, Result};
+use crate::api::Reason;
 
-/// Reconciliations of one room that may run at the same time.
-const CONCURRENCY: u16 = 16;
 /// Back-off after the first error of an object; it doubles with each.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest back-off.
@@ -43,8 +42,9 @@ impl Shutdown {
 }
 
 /// Runs a room until shutdown: `reconcile` is called for each object of `controller` that changed
-/// or asked to be looked at again. An object that does not parse is told in the log and skipped;
-/// it never stops the others. `timeout` bounds one reconciliation, whatever the client retries.
+/// or asked to be looked at again. An object that does not parse is told by an event on it and a
+/// metric, and skipped; it never stops the others. `timeout` bounds one reconciliation, whatever
+/// the client retries.
 pub async fn drive<K, F>(
     room: &'static str,
     controller: Controller<DeserializeGuard<K>>,
@@ -56,9 +56,16 @@ pub async fn drive<K, F>(
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     F: Future<Output = Result<Action>> + Send + 'static,
 {
+    let store = controller.store();
+    let concurrency = ctx.concurrency;
     let state = Arc::new(State { room, ctx, backoff: Backoff::default() });
+    let (counted, forget) = (state.clone(), state.clone());
+    state.ctx.metrics.count(room, move || Counts {
+        backing_off: counted.backoff.len(),
+        unparsable: store.state().into_iter().filter(|object| object.0.is_err()).count(),
+    });
     controller
-        .with_config(Config::default().concurrency(CONCURRENCY))
+        .with_config(Config::default().concurrency(concurrency))
         .graceful_shutdown_on(shutdown.wait())
         .run(
             move |object, state| {
@@ -68,14 +75,18 @@ pub async fn drive<K, F>(
             |_, _, _| Action::requeue(BACKOFF_MOST),
             state,
         )
-        .for_each(|result| async move {
+        .for_each(|result| {
             match result {
-                // It went away between its event and its turn.
-                Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+                Ok(_) => {}
+                // It went away before its turn, which each failed try has coming.
+                Err(controller::Error::ObjectNotFound(gone)) => {
+                    forget.backoff.reset(&key(gone.namespace.as_deref(), &gone.name));
+                }
                 // A watch that broke is taken up again by the runtime, with a back-off that keeps
                 // this line rare.
                 Err(error) => tracing::warn!(room, %error, "a watch broke and is taken up again"),
             }
+            std::future::ready(())
         })
         .await;
 }
@@ -98,11 +109,17 @@ impl State {
         F: Future<Output = Result<Action>>,
     {
         let (room, name) = (self.room, object.name_any());
-        let uid = object.uid().unwrap_or_else(|| name.clone());
+        let key = key(object.namespace().as_deref(), &name);
+        let uid = object.uid().unwrap_or_default();
         let object = match &object.0 {
             Ok(object) => Arc::new(object.clone()),
             Err(error) => {
-                tracing::error!(room, name, %error, "the object does not parse: is its CRD of another version?");
+                self.backoff.reset(&key);
+                let what = format!(
+                    "the operator cannot read this object, and leaves it alone: {}; correct it",
+                    error.error
+                );
+                self.ctx.tell(object, &Note::warning(Reason::Unparsable, what)).await;
                 return Action::await_change();
             }
         };
@@ -117,13 +134,13 @@ impl State {
             .observe(start.elapsed().as_secs_f64());
         let (label, action) = match result {
             Ok(action) => {
-                self.backoff.reset(&uid);
+                self.backoff.reset(&key);
                 #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
                 metrics.last_contact.set(chrono::Utc::now().timestamp() as f64);
                 ("ok", action)
             }
             Err(error) => {
-                let wait = self.backoff.next(&uid);
+                let wait = self.backoff.next(&key, &uid);
                 tracing::warn!(room, name, retry_in = ?wait, "{error}");
                 let label =
                     if matches!(error, Error::Timeout { .. }) { "timeout" } else { "error" };
@@ -135,21 +152,36 @@ impl State {
     }
 }
 
-/// How long each object waits after its next error, by UID: a new object of an old name starts
-/// afresh.
+/// What tells the objects of a room apart.
+fn key(namespace: Option<&str>, name: &str) -> String {
+    format!("{}/{name}", namespace.unwrap_or_default())
+}
+
+/// How long each object waits after its next error. A new object of an old name starts afresh: the
+/// UID is kept as well.
 #[derive(Debug, Default)]
-struct Backoff(Mutex<HashMap<String, Duration>>);
+struct Backoff(Mutex<HashMap<String, (String, Duration)>>);
 
 impl Backoff {
-    fn next(&self, uid: &str) -> Duration {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = all.get(uid).map_or(BACKOFF_FIRST, |last| (*last * 2).min(BACKOFF_MOST));
-        all.insert(uid.to_owned(), wait);
+    fn all(&self) -> MutexGuard<'_, HashMap<String, (String, Duration)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, key: &str, uid: &str) -> Duration {
+        let mut all = self.all();
+        let last = all.get(key).filter(|(of, _)| of == uid).map(|(_, wait)| *wait);
+        let wait = last.map_or(BACKOFF_FIRST, |last| (last * 2).min(BACKOFF_MOST));
+        all.insert(key.to_owned(), (uid.to_owned(), wait));
         wait
     }
 
-    fn reset(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    fn reset(&self, key: &str) {
+        self.all().remove(key);
+    }
+
+    /// How many objects wait.
+    fn len(&self) -> usize {
+        self.all().len()
     }
 }
 
@@ -160,14 +192,26 @@ mod tests {
     #[test]
     fn backoff_doubles_up_to_its_limit_and_resets() {
         let backoff = Backoff::default();
-        assert_eq!(backoff.next("a"), BACKOFF_FIRST);
-        assert_eq!(backoff.next("a"), BACKOFF_FIRST * 2);
-        assert_eq!(backoff.next("b"), BACKOFF_FIRST);
+        assert_eq!(backoff.next("/a", "1"), BACKOFF_FIRST);
+        assert_eq!(backoff.next("/a", "1"), BACKOFF_FIRST * 2);
+        assert_eq!(backoff.next("n/a", "2"), BACKOFF_FIRST);
         for _ in 0..20 {
-            backoff.next("a");
+            backoff.next("/a", "1");
         }
-        assert_eq!(backoff.next("a"), BACKOFF_MOST);
-        backoff.reset("a");
-        assert_eq!(backoff.next("a"), BACKOFF_FIRST);
+        assert_eq!(backoff.next("/a", "1"), BACKOFF_MOST);
+        backoff.reset("/a");
+        assert_eq!(backoff.next("/a", "1"), BACKOFF_FIRST);
+        backoff.next("/a", "1");
+        assert_eq!(backoff.next("/a", "3"), BACKOFF_FIRST, "a new object of that name");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_recovered_or_went_away() {
+        let backoff = Backoff::default();
+        backoff.next("/a", "1");
+        backoff.next("/a", "2");
+        assert_eq!(backoff.len(), 1);
+        backoff.reset("/a");
+        assert_eq!(backoff.len(), 0);
     }
 }

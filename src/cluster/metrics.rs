@@ -1,7 +1,9 @@
 //! What Prometheus reads.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -9,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 /// The operator's metrics. Names are documented by their help text at `/metrics`.
@@ -25,6 +28,28 @@ pub struct Metrics {
     pub purged: Family<Kind, Counter>,
     /// Time of the last successful answer of the API server, as a Unix time.
     pub last_contact: Gauge<f64, AtomicU64>,
+    /// Whether this process holds the lease.
+    pub lease_held: Gauge,
+    backing_off: Family<Room, Gauge>,
+    unparsable: Family<Room, Gauge>,
+    counters: Mutex<BTreeMap<&'static str, CountOf>>,
+}
+
+/// What is counted of a room when Prometheus asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Objects that wait because their last reconciliation failed.
+    pub backing_off: usize,
+    /// Objects that do not parse.
+    pub unparsable: usize,
+}
+
+struct CountOf(Box<dyn Fn() -> Counts + Send + Sync>);
+
+impl fmt::Debug for CountOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountOf")
+    }
 }
 
 /// Labels of [`Metrics::reconciliations`].
@@ -78,8 +103,35 @@ impl Metrics {
             "Time of the last successful reconciliation",
             last_contact.clone(),
         );
+        let lease_held = Gauge::default();
+        registry.register(
+            "lease_held",
+            "1 if this process holds the lease and works, 0 if it stands by",
+            lease_held.clone(),
+        );
+        let backing_off = Family::default();
+        registry.register(
+            "backing_off_objects",
+            "Objects that wait for their next try because the last one failed",
+            backing_off.clone(),
+        );
+        let unparsable = Family::default();
+        registry.register(
+            "unparsable_objects",
+            "Objects that the operator cannot read, and skips; an event on each says why",
+            unparsable.clone(),
+        );
+        registry.register(
+            "build",
+            "The version of this operator",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
         Self {
             registry: Mutex::new(registry),
+            lease_held,
+            backing_off,
+            unparsable,
+            counters: Mutex::default(),
             reconciliations,
             reconcile_seconds,
             guard_in_place,
@@ -88,15 +140,36 @@ impl Metrics {
         }
     }
 
+    /// Says how to count a room's objects. Asked at each scrape; the last one counts.
+    pub fn count(&self, room: &'static str, count: impl Fn() -> Counts + Send + Sync + 'static) {
+        lock(&self.counters).insert(room, CountOf(Box::new(count)));
+    }
+
+    /// Forgets what was true of the rooms while they ran.
+    pub fn rooms_ended(&self) {
+        lock(&self.counters).clear();
+        self.unparsable.clear();
+        self.backing_off.clear();
+    }
+
     /// All of it in the OpenMetrics text format.
     pub fn encode(&self) -> String {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        for (&room, count) in lock(&self.counters).iter() {
+            let counts = (count.0)();
+            self.unparsable.get_or_create(&Room { room }).set(number(counts.unparsable));
+            self.backing_off.get_or_create(&Room { room }).set(number(counts.backing_off));
+        }
         let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if encode(&mut text, &registry).is_err() {
+        if encode(&mut text, &lock(&self.registry)).is_err() {
             text.clear();
         }
         text
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Metrics {

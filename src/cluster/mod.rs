@@ -5,19 +5,22 @@
 mod clock;
 pub mod collect;
 mod context;
+pub mod crds;
 pub mod discover;
 mod driver;
 mod error;
+pub mod fence;
 pub mod form;
 mod guard;
 mod guard_watch;
+pub mod lease;
 mod lookup;
 pub mod metrics;
 pub mod readiness;
 mod write;
 
 pub use clock::api_server_time;
-pub use context::{Context, Note};
+pub use context::{Context, DEFAULT_CONCURRENCY, Note};
 pub use driver::{Shutdown, drive, shutdown};
 pub use error::{During, Error, Result, chain, describe, is_conflict, is_not_found};
 pub use guard::{Guard, GuardState, ProbeTargets, observe_guard};

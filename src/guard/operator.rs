@@ -2,11 +2,12 @@
 //!
 //! A backup reads whatever is in a site and a restore creates it, so that the operator must be able
 //! to read and create every kind, those included that are not known when it is installed. What it
-//! may delete is named one by one.
+//! may delete, watch or update is named one by one.
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{
-    AggregationRule, ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject,
+    AggregationRule, ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef,
+    Subject,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::{Value, json};
@@ -30,8 +31,33 @@ const RIGHTS: &[Right] = &[
     Right {
         groups: &["*"],
         resources: &["*"],
-        verbs: &["get", "list", "watch", "create", "patch"],
+        verbs: &["get", "list", "create", "patch"],
         why: "a backup reads every kind that a site holds, a restore creates it and puts owner references back",
+    },
+    Right {
+        groups: &["reprieve.dev"],
+        resources: &[
+            "sites",
+            "apps",
+            "deletionrequests",
+            "deletionpolicies",
+            "backups",
+            "restores",
+        ],
+        verbs: &["watch"],
+        why: "acts on changes of its own kinds",
+    },
+    Right {
+        groups: &[""],
+        resources: &["namespaces"],
+        verbs: &["watch"],
+        why: "sees at once when a site's namespace changes or goes",
+    },
+    Right {
+        groups: &["apps"],
+        resources: &["deployments", "statefulsets"],
+        verbs: &["watch"],
+        why: "tells an App's readiness when it changes",
     },
     Right {
         groups: &["reprieve.dev"],
@@ -65,7 +91,47 @@ const RIGHTS: &[Right] = &[
     },
 ];
 
-/// Everything that gives the operator its rights: namespace, account, role, binding, and the role
+/// The operator's rights in its own namespace.
+const OWN_RIGHTS: &[Right] = &[Right {
+    groups: &["coordination.k8s.io"],
+    resources: &["leases"],
+    verbs: &["update"],
+    why: "holds the lease by which one of several operators works",
+}];
+
+/// One thing that the operator must be allowed to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Need {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Plural of the kind, `*` for all.
+    pub resource: &'static str,
+    /// The verb.
+    pub verb: &'static str,
+    /// Where; absent: everywhere.
+    pub namespace: Option<&'static str>,
+    /// Which; absent: every one.
+    pub name: Option<&'static str>,
+}
+
+/// Everything that the operator must be allowed to do, one by one.
+pub fn operator_needs() -> Vec<Need> {
+    let own = OWN_RIGHTS.iter().map(|r| (r, Some(names::OPERATOR_NAMESPACE), Some(names::LEASE)));
+    let all = RIGHTS.iter().map(|right| (right, None, None)).chain(own);
+    let mut needs = vec![];
+    for (right, namespace, name) in all {
+        for &group in right.groups {
+            for &resource in right.resources {
+                for &verb in right.verbs {
+                    needs.push(Need { group, resource, verb, namespace, name });
+                }
+            }
+        }
+    }
+    needs
+}
+
+/// Everything that gives the operator its rights: namespace, account, roles, bindings, and the role
 /// of Apps. In this order they can be applied.
 pub fn operator_rbac() -> Vec<Value> {
     let account = json!(ServiceAccount {
@@ -78,44 +144,88 @@ pub fn operator_rbac() -> Vec<Value> {
     });
     let namespace =
         json!(Namespace { metadata: named(names::OPERATOR_NAMESPACE), ..Default::default() });
-    vec![namespace, account, json!(operator_role()), json!(operator_binding()), json!(app_role())]
+    vec![
+        namespace,
+        account,
+        json!(operator_role()),
+        json!(operator_binding()),
+        json!(own_role()),
+        json!(own_binding()),
+        json!(app_role()),
+    ]
 }
 
 fn named(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), ..Default::default() }
 }
 
-fn operator_role() -> ClusterRole {
+fn rules(rights: &[Right], names: Option<&str>) -> Vec<PolicyRule> {
     let strings = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-    let rules = RIGHTS.iter().map(|right| PolicyRule {
+    let rule = |right: &Right| PolicyRule {
         api_groups: Some(strings(right.groups)),
         resources: Some(strings(right.resources)),
+        resource_names: names.map(|name| strings(&[name])),
         verbs: strings(right.verbs),
         ..Default::default()
-    });
-    let why = RIGHTS.iter().map(|right| {
+    };
+    rights.iter().map(rule).collect()
+}
+
+/// The reasons of these rights, one a line, as an annotation.
+fn explained(mut metadata: ObjectMeta, rights: &[Right]) -> ObjectMeta {
+    let why = rights.iter().map(|right| {
         format!("{} {}: {}", right.verbs.join(","), right.resources.join(","), right.why)
     });
-    let mut metadata = named(ROLE);
     let reasons = why.collect::<Vec<_>>().join("\n");
     metadata.annotations = Some([("reprieve.dev/why".to_owned(), reasons)].into());
-    ClusterRole { metadata, rules: Some(rules.collect()), aggregation_rule: None }
+    metadata
+}
+
+fn operator_role() -> ClusterRole {
+    let metadata = explained(named(ROLE), RIGHTS);
+    ClusterRole { metadata, rules: Some(rules(RIGHTS, None)), aggregation_rule: None }
+}
+
+fn own_role() -> Role {
+    let metadata = explained(of_operator(), OWN_RIGHTS);
+    Role { metadata, rules: Some(rules(OWN_RIGHTS, Some(names::LEASE))) }
+}
+
+fn of_operator() -> ObjectMeta {
+    let namespace = Some(names::OPERATOR_NAMESPACE.to_owned());
+    ObjectMeta { namespace, ..named(ROLE) }
+}
+
+fn role_ref(kind: &str) -> RoleRef {
+    RoleRef {
+        api_group: Some("rbac.authorization.k8s.io".to_owned()),
+        kind: kind.to_owned(),
+        name: ROLE.to_owned(),
+    }
+}
+
+fn operator_subject() -> Subject {
+    Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: names::OPERATOR_ACCOUNT.to_owned(),
+        namespace: Some(names::OPERATOR_NAMESPACE.to_owned()),
+        ..Default::default()
+    }
+}
+
+fn own_binding() -> RoleBinding {
+    RoleBinding {
+        metadata: of_operator(),
+        role_ref: role_ref("Role"),
+        subjects: Some(vec![operator_subject()]),
+    }
 }
 
 fn operator_binding() -> ClusterRoleBinding {
     ClusterRoleBinding {
         metadata: named(ROLE),
-        role_ref: RoleRef {
-            api_group: Some("rbac.authorization.k8s.io".to_owned()),
-            kind: "ClusterRole".to_owned(),
-            name: ROLE.to_owned(),
-        },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".to_owned(),
-            name: names::OPERATOR_ACCOUNT.to_owned(),
-            namespace: Some(names::OPERATOR_NAMESPACE.to_owned()),
-            ..Default::default()
-        }]),
+        role_ref: role_ref("ClusterRole"),
+        subjects: Some(vec![operator_subject()]),
     }
 }
 

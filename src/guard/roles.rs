@@ -13,7 +13,8 @@ const READ: &[&str] = &["get", "list", "watch"];
 
 /// The roles for people: `reprieve-viewer` sees everything, `reprieve-requester` asks for
 /// deletions and cancels them, `reprieve-approver` approves and rejects, `reprieve-restorer`
-/// restores. Each includes what the viewer may. Nobody needs a right to delete a Site.
+/// restores, `reprieve-policy-admin` sets the rules and upgrades the CRDs. Each includes what the
+/// viewer may, which is to read our kinds and nothing else. Nobody needs a right to delete a Site.
 pub fn people_roles() -> Vec<ClusterRole> {
     vec![
         role("reprieve-viewer", "Sees Sites, Apps, requests, backups and restores.", &[]),
@@ -32,7 +33,26 @@ pub fn people_roles() -> Vec<ClusterRole> {
             "Restores Sites and Apps, and cancels restores.",
             &[("restores", &["create", "patch", "update", "delete"])],
         ),
+        policy_admin(),
     ]
+}
+
+/// The verb `upgrade` alone changes no CRD: whoever installs has the rights to write them as well.
+fn policy_admin() -> ClusterRole {
+    let verbs = &["create", "patch", "update", "delete", names::VERB_WEAKEN];
+    let mut role = role(
+        "reprieve-policy-admin",
+        "Sets DeletionPolicies, weaker ones too, and may change the CRDs of Reprieve.",
+        &[("deletionpolicies", verbs)],
+    );
+    let upgrade = PolicyRule {
+        api_groups: Some(vec!["apiextensions.k8s.io".to_owned()]),
+        resources: Some(vec!["customresourcedefinitions".to_owned()]),
+        verbs: vec![names::VERB_UPGRADE.to_owned()],
+        ..PolicyRule::default()
+    };
+    role.rules.get_or_insert_default().push(upgrade);
+    role
 }
 
 fn role(name: &str, description: &str, more: &[(&str, &[&str])]) -> ClusterRole {

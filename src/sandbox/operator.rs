@@ -15,6 +15,12 @@ use super::process::{Process, Spec, flag};
 
 /// How long the operator may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A killed operator's lease expires sooner than elsewhere: here, somebody waits for it.
+const LEASE: [&str; 3] = [
+    "--leader-elect-lease-duration=8s",
+    "--leader-elect-renew-deadline=6s",
+    "--leader-elect-retry-period=1s",
+];
 /// How often a start is tried when another program took its port meanwhile.
 const ATTEMPTS: u32 = 5;
 
@@ -84,6 +90,9 @@ pub(super) async fn start(sandbox: &Sandbox, kubeconfig: &Path, args: &[&str]) -
             flag("store-url", sandbox.store_url()),
             flag("listen", listen.to_string()),
         ];
+        if !args.iter().any(|arg| arg.starts_with("--leader-elect")) {
+            command.extend(LEASE.map(OsString::from));
+        }
         command.extend(args.iter().map(OsString::from));
         let name = sandbox.layout.free_name("operator");
         let spec = Spec { name, program: sandbox.reprieve.clone(), args: command };
