@@ -10,7 +10,7 @@ use super::compare::{Cause, differences};
 use super::decide::Job;
 use super::object::{Made, Maker};
 use super::rewrite;
-use crate::api::{Reason, RestoreFailure, VerifiedSite, names};
+use crate::api::{NamespaceRef, Reason, RestoreFailure, VerifiedSite, names};
 use crate::cluster::collect::{Freshness, ObjectState, list};
 use crate::cluster::form::ObjectKey;
 use crate::cluster::readiness::readiness;
@@ -37,6 +37,42 @@ pub struct Plan {
     pub objects: Vec<Wanted>,
     /// What is known to differ before anything is done.
     pub notices: Vec<RestoreFailure>,
+    /// The namespaces that the Site still has, where it lives. None: all of it is to be restored.
+    pub kept: Option<BTreeSet<String>>,
+}
+
+impl Plan {
+    /// The namespaces that the archive holds.
+    pub fn namespaces(&self) -> Vec<String> {
+        let namespaces = self.objects.iter().filter(|o| o.key.is("", "Namespace"));
+        namespaces.map(|o| o.key.name.clone()).collect()
+    }
+
+    /// Whether an object, where it is there, is none of this restore's business: it is in a part
+    /// of the site that was not lost, and went on since the backup.
+    fn left_alone(&self, key: &ObjectKey) -> bool {
+        let Some(kept) = &self.kept else { return false };
+        match &key.namespace {
+            Some(namespace) => kept.contains(namespace),
+            None if key.is("", "Namespace") => kept.contains(&key.name),
+            None => true,
+        }
+    }
+}
+
+/// What to say of an object that is left alone.
+fn as_it_lives(expected: &Value, live: Value) -> Made {
+    let why = if live["metadata"]["deletionTimestamp"].is_null() {
+        let found = differences(expected, &live);
+        if found.is_empty() {
+            return Made::There(live);
+        }
+        let fields: Vec<String> = found.iter().take(5).map(|d| d.path.clone()).collect();
+        format!("it was not lost, and was changed after the backup in {}", fields.join(", "))
+    } else {
+        "it was not lost, and is being deleted".to_owned()
+    };
+    Made::Differently(live, Reason::ChangedSince, why)
 }
 
 /// How an attempt at a site ended.
@@ -82,6 +118,7 @@ pub fn plan(archive: Archive, site: &str) -> Option<Plan> {
         },
         objects: vec![],
         notices: vec![],
+        kept: None,
     };
     for entry in ended {
         let message = "it had run to its end, and is not run again".to_owned();
@@ -136,15 +173,17 @@ async fn read_back(maker: &Maker<'_>, plan: &Plan) -> Result<HashMap<ObjectKey, 
     Ok(found)
 }
 
-/// Creates what is not there, in order. `existing` says whether an earlier attempt may have
-/// created some of it, so that it is asked for before it is sent again.
+/// Creates what is not there, in order. `existing` says whether some of it may be there, so that
+/// it is asked for before it is sent. Gives the keys of what lives, is different and was left as
+/// it is, which only happens with `skip`.
 pub async fn create(
     maker: &Maker<'_>,
     job: &Job,
     plan: &mut Plan,
     existing: bool,
+    skip: bool,
     done: &AtomicI64,
-) -> Result<(), Attempt> {
+) -> Result<HashSet<ObjectKey>, Attempt> {
     let waiting = |why| Attempt::Waiting(Reason::Progressing, why);
     let before =
         if existing { read_back(maker, plan).await.map_err(waiting)? } else { HashMap::new() };
@@ -152,6 +191,7 @@ pub async fn create(
     let mut failures = vec![];
     let mut lost: BTreeSet<String> = BTreeSet::new();
     let mut notices = vec![];
+    let mut skipped = HashSet::new();
     let mut later = None;
     done.store(1, Ordering::Relaxed);
     let ranks: BTreeSet<u8> = plan.objects.iter().map(|o| rewrite::rank(&o.key)).collect();
@@ -161,12 +201,15 @@ pub async fn create(
         let at_rank: Vec<&Wanted> = at_rank
             .filter(|o| !o.key.namespace.as_ref().is_some_and(|n| lost.contains(n)))
             .collect();
-        let (maker, before) = (&maker, &before);
+        let (maker, before, plan) = (&maker, &before, &*plan);
         // Collected before they are run: the compiler cannot tell the lifetimes otherwise.
         let attempts: Vec<_> = at_rank
             .into_iter()
             .map(|wanted| async move {
                 let made = match before.get(&wanted.key) {
+                    Some(live) if plan.left_alone(&wanted.key) => {
+                        as_it_lives(&wanted.expected, live.clone())
+                    }
                     Some(live) => match maker.kind(live) {
                         Ok(kind) => {
                             maker.found(kind, &wanted.key, &wanted.expected, live.clone()).await
@@ -181,8 +224,30 @@ pub async fn create(
         let mut made = stream::iter(attempts).buffer_unordered(IN_FLIGHT);
         while let Some((wanted, made)) = made.next().await {
             let (key, object) = (&wanted.key, Some(&wanted.expected));
-            let good = matches!(made, Made::There(_) | Made::Differently(..));
+            // Into a namespace of somebody else nothing goes, whatever was asked for.
+            let may_skip = |live: &Value| {
+                let label = &live["metadata"]["labels"][names::LABEL_SITE];
+                skip && (!key.is("", "Namespace") || *label == job.name)
+            };
+            let good = match &made {
+                Made::There(_) | Made::Differently(..) => true,
+                Made::Conflict(live, _) => may_skip(live),
+                Made::Failed(..) | Made::Later(..) => false,
+            };
             match made {
+                Made::Conflict(found, why) if may_skip(&found) => {
+                    live.insert(key.clone(), found);
+                    skipped.insert(key.clone());
+                    done.fetch_add(1, Ordering::Relaxed);
+                    let why = format!("{why}: left as it is");
+                    notices.push(failure(&job.name, object, Reason::Conflict, why));
+                }
+                Made::Conflict(_, why) => {
+                    let why = format!(
+                        "{why}: move it away, or make another Restore with onConflict: Skip"
+                    );
+                    failures.push(failure(&job.name, object, Reason::Conflict, why));
+                }
                 Made::There(found) => {
                     live.insert(key.clone(), found);
                     done.fetch_add(1, Ordering::Relaxed);
@@ -209,8 +274,11 @@ pub async fn create(
         }
     }
     plan.notices.extend(notices);
-    set_owners(maker, job, plan, live, &mut failures).await?;
-    if failures.is_empty() { Ok(()) } else { Err(Attempt::Failed(failures)) }
+    let untouched = |key: &ObjectKey| {
+        skipped.contains(key) || (plan.left_alone(key) && before.contains_key(key))
+    };
+    set_owners(maker, job, plan, untouched, live, &mut failures).await?;
+    if failures.is_empty() { Ok(skipped) } else { Err(Attempt::Failed(failures)) }
 }
 
 /// The second pass: every owner has its new UID now.
@@ -218,6 +286,7 @@ async fn set_owners(
     maker: &Maker<'_>,
     job: &Job,
     plan: &Plan,
+    untouched: impl Fn(&ObjectKey) -> bool,
     mut live: HashMap<ObjectKey, Value>,
     failures: &mut Vec<RestoreFailure>,
 ) -> Result<(), Attempt> {
@@ -225,7 +294,7 @@ async fn set_owners(
         Some((key.clone(), live["metadata"]["uid"].as_str()?.to_owned()))
     };
     let uids: HashMap<ObjectKey, String> = live.iter().filter_map(uid).collect();
-    for wanted in &plan.objects {
+    for wanted in plan.objects.iter().filter(|wanted| !untouched(&wanted.key)) {
         let (Some(object), Some(owners)) =
             (live.remove(&wanted.key), rewrite::owner_references(&wanted.expected, &uids))
         else {
@@ -250,14 +319,20 @@ async fn set_owners(
             Err(Made::Later(reason, why) | Made::Differently(_, reason, why)) => {
                 return Err(Attempt::Waiting(reason, format!("{}: {why}", wanted.key)));
             }
-            Err(Made::There(_)) => {}
+            Err(Made::There(_) | Made::Conflict(..)) => {}
         }
     }
     Ok(())
 }
 
-/// Reads everything back, compares it, and asks whether what was ready in the backup is ready.
-pub async fn verify(maker: &Maker<'_>, job: &Job, plan: &mut Plan) -> Attempt {
+/// Reads everything back, compares it, and asks whether what was ready in the backup is ready. What
+/// was `left` as it is must be there, and is not compared: it was told.
+pub async fn verify(
+    maker: &Maker<'_>,
+    job: &Job,
+    plan: &mut Plan,
+    left: &HashSet<ObjectKey>,
+) -> Attempt {
     let live = match read_back(maker, plan).await {
         Ok(live) => live,
         Err(why) => return Attempt::Waiting(Reason::Progressing, why),
@@ -273,6 +348,16 @@ pub async fn verify(maker: &Maker<'_>, job: &Job, plan: &mut Plan) -> Attempt {
             failures.push(failure(&job.name, object, Reason::VerifyFailed, message));
             continue;
         };
+        if left.contains(&wanted.key) {
+            continue;
+        }
+        if plan.left_alone(&wanted.key) {
+            if let Made::Differently(_, reason, why) = as_it_lives(&wanted.expected, found.clone())
+            {
+                notices.push(failure(&job.name, object, reason, why));
+            }
+            continue;
+        }
         let (bad, told): (Vec<_>, Vec<_>) = differences(&wanted.expected, found)
             .into_iter()
             .partition(|d| d.cause == Cause::Unexplained);
@@ -311,10 +396,17 @@ pub async fn verify(maker: &Maker<'_>, job: &Job, plan: &mut Plan) -> Attempt {
     if let Some(why) = not_ready {
         return Attempt::Waiting(Reason::WaitingForReady, why);
     }
-    let uid = live.get(&plan.site.key).and_then(|site| site["metadata"]["uid"].as_str());
+    let uid = |key: &ObjectKey| {
+        let uid = live.get(key).and_then(|object| object["metadata"]["uid"].as_str());
+        uid.unwrap_or_default().to_owned()
+    };
+    let namespaces = plan.objects.iter().filter(|o| o.key.is("", "Namespace"));
+    let namespaces =
+        namespaces.map(|o| NamespaceRef { name: o.key.name.clone(), uid: uid(&o.key) }).collect();
     Attempt::Verified(VerifiedSite {
         name: job.name.clone(),
-        uid: uid.unwrap_or_default().to_owned(),
+        uid: uid(&plan.site.key),
+        namespaces,
         objects: count.try_into().unwrap_or(i64::MAX),
     })
 }
