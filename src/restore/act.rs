@@ -18,7 +18,7 @@ use super::site::{self, Attempt, Plan, failure};
 use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, VerifiedSite, names};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::ObjectKey;
-use crate::cluster::{Context, Exact, Result, describe, holders, patch_exact};
+use crate::cluster::{Context, Result, describe, holders};
 use crate::store::{Expected, Identity, Store};
 
 /// How long a discovery may be reused within a Restore.
@@ -101,7 +101,7 @@ impl Work {
                     return Ok(Preparation::Verified(done));
                 }
                 self.may_take(job, live).await?;
-                if !is_marked(live) {
+                if !living::is_marked(live) {
                     self.has_lost_something(job, live).await?;
                 }
             }
@@ -118,12 +118,8 @@ impl Work {
             if living::lives(&live) {
                 self.can_give(job, &live, &plan).await?;
             }
-            let mark = json!({ (names::ANNOTATION_RESTORE): self.restore });
-            if live.annotations().get(names::ANNOTATION_RESTORE) != Some(&self.restore) {
-                let patch = json!({ "metadata": { "annotations": mark } });
-                let marked = patch_exact(&self.sites(), &Exact::of(&live), patch).await;
-                marked.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))?;
-            }
+            let marked = self.mark(&live, total).await;
+            marked.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))?;
             return Ok(prepared(live.spec.priority, false));
         }
         let kinds = self.kinds().await?;
@@ -184,7 +180,7 @@ impl Work {
         }
         let mut lost = self.places(live, &wanted).await?;
         lost.retain(|_, place| *place != Place::Kept);
-        if !is_marked(live) && lost.keys().all(|name| !has.contains(name)) {
+        if !living::is_marked(live) && lost.keys().all(|name| !has.contains(name)) {
             let lost: Vec<String> = lost.into_keys().collect();
             let why = format!(
                 "the Backup {} does not hold what is lost, the namespace {}: name an other one, see kubectl get backups",
@@ -207,7 +203,7 @@ impl Work {
         Ok(places)
     }
 
-    fn sites(&self) -> Api<Site> {
+    pub(super) fn sites(&self) -> Api<Site> {
         Api::all(self.ctx.client.clone())
     }
 
@@ -283,7 +279,7 @@ impl Work {
             Attempt::Failed(vec![failure(&job.name, None, Reason::VerifyFailed, why)])
         })?;
         self.may_take(job, &live).await?;
-        if !is_marked(&live) {
+        if !living::is_marked(&live) {
             let why = "the mark of this Restore was taken off the Site".to_owned();
             return Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]));
         }
@@ -343,75 +339,4 @@ impl Work {
         let patch = Patch::Merge(&patch);
         self.sites().patch_status(&job.name, &PatchParams::default(), &patch).await
     }
-
-    /// Gives a verified Site back to its reconciler, with the namespaces that it has now. To be
-    /// called once the Restore's own status says that it is verified: afterwards nothing else tells
-    /// it from one that lives.
-    pub async fn release(&self, job: &Job, verified: &VerifiedSite) -> kube::Result<()> {
-        if self.is_released(job) {
-            return Ok(());
-        }
-        if let Some(live) = self.ours(job).await?
-            && live.uid().as_ref() == Some(&verified.uid)
-        {
-            let recorded = live.status.iter().flat_map(|s| s.namespaces.clone()).collect();
-            let namespaces = living::recorded_now(&live, recorded, &verified.namespaces);
-            self.unmark(&live, json!({ "restore": null, "namespaces": namespaces })).await?;
-        }
-        self.remember_released(job);
-        Ok(())
-    }
-
-    /// Gives a Site back that lived before and could not be restored: it goes on with what it has,
-    /// and says itself what it has lost. One that this restore has made stays marked: half of a
-    /// site must not go into service.
-    pub async fn give_up(&self, job: &Job) -> kube::Result<()> {
-        if self.is_released(job) {
-            return Ok(());
-        }
-        if let Some(live) = self.ours(job).await?
-            && living::lives(&live)
-        {
-            self.unmark(&live, json!({ "restore": null })).await?;
-        }
-        self.remember_released(job);
-        Ok(())
-    }
-
-    fn is_released(&self, job: &Job) -> bool {
-        self.released.lock().is_ok_and(|released| released.contains(&job.name))
-    }
-
-    fn remember_released(&self, job: &Job) {
-        if let Ok(mut released) = self.released.lock() {
-            released.insert(job.name.clone());
-        }
-    }
-
-    /// The Site, if it carries the mark of this Restore.
-    async fn ours(&self, job: &Job) -> kube::Result<Option<Site>> {
-        let live = self.sites().get_opt(&job.name).await?;
-        Ok(live.filter(|site| {
-            site.annotations().get(names::ANNOTATION_RESTORE) == Some(&self.restore)
-        }))
-    }
-
-    async fn unmark(&self, live: &Site, status: Value) -> kube::Result<()> {
-        let (name, uid) = (live.name_any(), live.uid());
-        let patch = json!({ "metadata": { "uid": uid }, "status": status });
-        let patch = Patch::Merge(&patch);
-        self.sites().patch_status(&name, &PatchParams::default(), &patch).await?;
-        let annotations = json!({ (names::ANNOTATION_RESTORE): null });
-        let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
-        let params = PatchParams {
-            field_manager: Some(names::FIELD_MANAGER.to_owned()),
-            ..Default::default()
-        };
-        self.sites().patch(&name, &params, &Patch::Merge(&patch)).await?;
-        Ok(())
-    }
-}
-
-fn is_marked(site: &Site) -> bool {
-    site.annotations().contains_key(names::ANNOTATION_RESTORE)
 }

@@ -1,6 +1,6 @@
-//! Namespaces of a site that are being deleted. Their Apps hold them, by our finalizer; everything
-//! else in them is gone or going already. An App that the archive has as it is can be let go: the
-//! restore brings it back once the namespace is gone.
+//! Namespaces of a site that are being deleted past the gates. Their Apps hold them, by our
+//! finalizer and by the guard; everything else in them is gone or going already. An App that the
+//! archive has as it is can be let go: the restore brings it back once the namespace is gone.
 
 use super::compare::differences;
 use super::decide::Job;
@@ -14,9 +14,10 @@ use crate::cluster::form::ObjectKey;
 /// Lets go of what holds the namespaces that are being deleted, and waits until they are gone. Ok:
 /// none is being deleted.
 ///
-/// This is the one place of this room that takes our finalizer off: off an App that is being
-/// deleted, in a namespace that is being deleted and is this site's, whose archived form is in the
-/// verified archive that is being restored from. A person has asked for that by the Restore.
+/// This is the one place of this room that takes our finalizer off: off an App in a namespace that
+/// is being deleted and is this site's, where the verified archive that is being restored from has
+/// the App as it is. The namespace controller may delete it then, and nobody else. A person has
+/// asked for that by the Restore.
 pub async fn let_go(
     maker: &Maker<'_>,
     job: &Job,
@@ -62,8 +63,7 @@ async fn apps_of(
         let held = metadata["finalizers"]
             .as_array()
             .is_some_and(|all| all.iter().any(|f| f == names::FINALIZER));
-        // One that is not being deleted yet will be: the namespace controller comes by.
-        if metadata["deletionTimestamp"].is_null() || !held {
+        if !held {
             continue;
         }
         let Some(key) = ObjectKey::of(&app) else { continue };

@@ -22,10 +22,25 @@ pub enum Place {
 /// The namespaces of a site, by name.
 pub type Places = BTreeMap<String, Place>;
 
-/// Whether this Site was in service before: it has recorded its namespaces, which one that a
-/// restore has just made has not.
+/// The namespaces that the Site had recorded before anything was restored. None: it was gone as a
+/// whole. The restore notes it on the Site before it begins, because what it brings back is recorded
+/// as the Site's own later.
+pub fn recorded(site: &Site) -> Option<&Vec<NamespaceRef>> {
+    let status = site.status.as_ref()?;
+    if is_marked(site) {
+        return status.restore.as_ref()?.before.as_ref();
+    }
+    Some(&status.namespaces).filter(|namespaces| !namespaces.is_empty())
+}
+
+/// Whether this Site lived before it was restored, in what it has left.
 pub fn lives(site: &Site) -> bool {
-    site.status.as_ref().is_some_and(|status| !status.namespaces.is_empty())
+    recorded(site).is_some()
+}
+
+/// Whether a Restore works on this Site.
+pub fn is_marked(site: &Site) -> bool {
+    site.annotations().contains_key(names::ANNOTATION_RESTORE)
 }
 
 /// How a namespace of this Site stands.
@@ -34,9 +49,9 @@ pub fn place(site: &Site, name: &str, live: Option<Namespace>) -> Place {
     if live.metadata.deletion_timestamp.is_some() {
         return Place::Going(Box::new(live));
     }
-    let recorded = site.status.iter().flat_map(|status| &status.namespaces);
-    let same = |n: &&NamespaceRef| n.name == name && Some(&n.uid) == live.uid().as_ref();
-    if recorded.into_iter().any(|n| same(&n)) { Place::Kept } else { Place::Lost }
+    let uid = live.uid();
+    let same = |n: &NamespaceRef| n.name == name && Some(&n.uid) == uid.as_ref();
+    if recorded(site).is_some_and(|all| all.iter().any(same)) { Place::Kept } else { Place::Lost }
 }
 
 /// The namespaces that the Site still has.
@@ -70,14 +85,14 @@ pub fn refusal(site: &Site, job: &Job) -> Option<(Reason, String)> {
 
 /// The namespaces that the Site is to record: those that are back with the UIDs that they have
 /// now, in the order of its spec. What is not back stays recorded as it was, and so stays lost.
-pub fn recorded_now(
-    site: &Site,
-    old: Vec<NamespaceRef>,
-    back: &[NamespaceRef],
-) -> Vec<NamespaceRef> {
+pub fn recorded_now(site: &Site, back: &[NamespaceRef]) -> Vec<NamespaceRef> {
+    let status = site.status.as_ref();
+    // Without the note, an earlier try has written it already.
+    let old = recorded(site).or(status.map(|status| &status.namespaces));
     let of = |all: &[NamespaceRef], name: &str| all.iter().find(|n| n.name == name).cloned();
     let names = site.namespace_names();
-    names.iter().filter_map(|name| of(back, name).or_else(|| of(&old, name))).collect()
+    let find = |name: &String| of(back, name).or_else(|| of(old?, name));
+    names.iter().filter_map(find).collect()
 }
 
 /// Why a namespace that is being deleted does not go, as the namespace controller says it.
@@ -123,8 +138,20 @@ mod tests {
         let going =
             json!({"name": "acme", "uid": "n", "deletionTimestamp": "2026-11-22T17:00:00Z"});
         let going = namespace(going);
-        let place = place(&site, "acme", Some(going.clone()));
-        assert_eq!(place, Place::Going(Box::new(going)));
+        let going_place = place(&site, "acme", Some(going.clone()));
+        assert_eq!(going_place, Place::Going(Box::new(going)));
+
+        // Under a restore, what was noted at its beginning counts, whatever is recorded by now.
+        let mut marked = site.clone();
+        marked.metadata.annotations = Some([(names::ANNOTATION_RESTORE.into(), "r".into())].into());
+        assert!(lives(&site) && !lives(&marked));
+        assert_eq!(place(&marked, "acme", live("n")), Place::Lost);
+        let restore = json!({"restoreRef": {"name": "r"}, "stage": "Queued", "objectsDone": 0, "objectsTotal": 0, "before": [{"name": "acme", "uid": "old"}]});
+        let status = json!({"namespaces": [{"name": "acme", "uid": "n"}], "restore": restore});
+        marked.status = serde_json::from_value(status).unwrap();
+        assert!(lives(&marked));
+        assert_eq!(place(&marked, "acme", live("n")), Place::Lost);
+        assert_eq!(place(&marked, "acme", live("old")), Place::Kept);
     }
 
     #[test]
@@ -134,7 +161,7 @@ mod tests {
         let site = site("site-1", json!({ "namespaces": old }));
         let back =
             all(json!([{"name": "acme-jobs", "uid": "new"}, {"name": "foreign", "uid": "f"}]));
-        let now = recorded_now(&site, all(old), &back);
+        let now = recorded_now(&site, &back);
         let expected = json!([{"name": "acme", "uid": "a"}, {"name": "acme-jobs", "uid": "new"}]);
         assert_eq!(json!(now), expected);
     }

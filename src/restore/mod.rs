@@ -8,6 +8,7 @@ mod compare;
 pub mod decide;
 mod going;
 mod living;
+mod mark;
 mod object;
 mod observe;
 mod rewrite;
