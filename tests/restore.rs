@@ -299,6 +299,19 @@ fn deleted_nothing(stage: &Stage) {
 }
 
 async fn something_in_the_way(stage: &mut Stage) {
+    // What was changed or made after the backup: an App is held, so that nothing of it is lost.
+    let app = sample(APP, LOST, 2).replace("EUR", "CHF");
+    stage.admin.with_input("apply --server-side --force-conflicts -f -", &app).worked();
+    stage.admin.until(&format!("configmap shop -n {LOST}"), "CHF", |live| {
+        live["data"]["currency"] == "CHF"
+    });
+    stage.admin.create(&json!({
+        "apiVersion": names::API_VERSION, "kind": "App", "metadata": {"name": "late", "namespace": LOST},
+        "spec": {"id": "app-late", "product": "late", "manifests": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "1"}},
+        ]},
+    })).worked();
+    stage.admin.kubectl("wait --for=condition=Ready app --all -A --timeout=60s").worked();
     let before = stage.snapshot().await;
     stage.lose();
     stage.admin.create(&restore("in-the-way", &["acme-1"])).worked();

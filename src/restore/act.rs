@@ -14,7 +14,8 @@ use super::decide::{Job, has_ended};
 use super::going;
 use super::living::{self, Place, Places};
 use super::object::{Made, Maker};
-use super::site::{self, Attempt, Plan, failure};
+use super::plan::{self, Plan, failure};
+use super::site::{self, Attempt};
 use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, VerifiedSite, names};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::ObjectKey;
@@ -69,7 +70,7 @@ impl Work {
         let expected = Expected { site, digest: Some(job.backup.digest.clone()) };
         let fail = |reason, why| Attempt::Failed(vec![failure(&job.name, None, reason, why)]);
         match self.store.load(&job.backup.location, expected).await {
-            Ok(archive) => site::plan(archive, &job.name).ok_or_else(|| {
+            Ok(archive) => plan::plan(archive, &job.name).ok_or_else(|| {
                 fail(Reason::ArchiveInvalid, "the Site is not in its own archive".to_owned())
             }),
             Err(error) if error.may_pass() => {
@@ -292,14 +293,16 @@ impl Work {
         if !prepared.fresh {
             places = self.places(&live, &plan.namespaces()).await?;
         }
-        if living::lives(&live) {
+        if let Some(before) = living::recorded(&live) {
             plan.kept = Some(living::kept(&places));
+            plan.before.clone_from(before);
+            self.add_late(job, &live, &mut plan).await?;
             since.clone_from(&self.begun);
         }
         let maker = self.maker(&kinds, &since);
         if created.is_none() {
             self.tell_site(job, "Creating", 0, prepared.total).await;
-            going::let_go(&maker, job, &plan, &places).await?;
+            going::let_go(self, &maker, job, &plan, &places).await?;
             let result = site::create(
                 &maker,
                 job,

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use super::act::{Preparation, Prepared, Work};
 use super::decide::{Job, Phase, Standing, order};
-use super::site::{Attempt, failure};
+use super::plan::failure;
+use super::site::Attempt;
 use crate::api::{Reason, RestoreFailure, VerifiedSite};
 use crate::cluster::form::ObjectKey;
 
