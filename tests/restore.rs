@@ -132,6 +132,19 @@ impl Stage {
         assert_eq!(app["metadata"]["finalizers"], json!([names::FINALIZER]), "the App is held");
     }
 
+    /// Does what the Site says is to be done. Gives the name of the Restore.
+    fn as_told(&self) -> String {
+        let said = condition(&self.admin.get("site acme"), "Ready");
+        let object = said
+            .split_once("echo '")
+            .and_then(|(_, rest)| rest.split_once("' | kubectl create -f -"));
+        let (object, _) = object.unwrap_or_else(|| panic!("expected a command; seen: {said}"));
+        let name = self.admin.with_input("create -f - -o name", object);
+        let name = name.worked().trim().rsplit('/').next().expect("a name").to_owned();
+        assert!(object.contains("acme-2"), "expected the newest Backup; seen: {object}");
+        name
+    }
+
     /// Kills the operator as soon as this answers, and starts it again after `meanwhile`.
     async fn kill_when(
         &mut self,
@@ -235,15 +248,24 @@ async fn a_lost_namespace(stage: &mut Stage) {
     });
 
     // B1: an archive that is not there.
-    let location = stage.admin.get("bkp acme-2")["status"]["location"].clone();
+    let location = stage.admin.get("bkp acme-1")["status"]["location"].clone();
     let archive = stage.sandbox.store_dir().join(location.as_str().expect("a location"));
     fs::remove_file(archive).expect("it is there");
-    let live = stage.refused("no-archive", &["acme-2"], "ArchiveInvalid");
+    let live = stage.refused("no-archive", &["acme-1"], "ArchiveInvalid");
     expect_condition(&live, "Succeeded", &["is not in the store"]);
     let site = stage.admin.get("site acme");
     assert!(site["metadata"]["annotations"][names::ANNOTATION_RESTORE].is_null(), "no mark");
 
-    stage.admin.create(&restore("back", &["acme-1"])).worked();
+    // The guard still stands before the App: only the namespace controller may delete it, once the
+    // operator has let it go.
+    let controller = "--as=system:serviceaccount:kube-system:namespace-controller";
+    for who in ["", controller] {
+        for namespace in [KEPT, LOST] {
+            let delete = format!("delete app shop -n {namespace} --wait=false {who}");
+            stage.admin.kubectl(&delete).denied(&["DeletionRequest"]);
+        }
+    }
+    let back = stage.as_told();
     let app_goes = |admin: &User| !admin.kubectl(&format!("get app shop -n {LOST}")).ok;
     stage.kill_when("the App is let go", app_goes, |_| {}).await;
     let half = |admin: &User| {
@@ -251,7 +273,7 @@ async fn a_lost_namespace(stage: &mut Stage) {
         said.ok && !said.out.is_empty()
     };
     stage.kill_when("the first objects are back", half, |_| {}).await;
-    let live = stage.ended("back");
+    let live = stage.ended(&back);
     expect_condition(&live, "Succeeded", &["True Verified", "1 of 1 sites verified"]);
     stage.active();
     let now = stage.admin.get(&format!("namespace {LOST}"))["metadata"]["uid"].clone();
@@ -314,7 +336,7 @@ async fn something_in_the_way(stage: &mut Stage) {
     stage.admin.kubectl("wait --for=condition=Ready app --all -A --timeout=60s").worked();
     let before = stage.snapshot().await;
     stage.lose();
-    stage.admin.create(&restore("in-the-way", &["acme-1"])).worked();
+    stage.admin.create(&restore("in-the-way", &["acme-2"])).worked();
     let made = |admin: &User| {
         let live = admin.kubectl(&format!("get namespace {LOST} -o jsonpath={{.status.phase}}"));
         live.ok && live.out == "Active"
@@ -341,7 +363,7 @@ async fn something_in_the_way(stage: &mut Stage) {
             && condition(live, "Ready").contains(LOST)
     });
 
-    let mut skip = restore("skipped", &["acme-1"]);
+    let mut skip = restore("skipped", &["acme-2"]);
     skip["spec"]["onConflict"] = json!("Skip");
     stage.admin.create(&skip).worked();
     let live = stage.ended("skipped");
