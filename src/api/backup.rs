@@ -121,6 +121,9 @@ pub struct BackupStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// The Site that was backed up, as it was. A restore is of this site alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteRef>,
     /// Where the archive lies, relative to the operator's store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,

@@ -166,6 +166,12 @@ reasons! {
     ArchiveInvalid,
     /// The DeletionRequest is not there, or purged nothing.
     NothingToRestore,
+    /// There is no Backup of that name.
+    BackupNotFound,
+    /// The Backup was not read back whole.
+    BackupNotVerified,
+    /// Several Backups of one site are named: which one counts is not for the operator to guess.
+    SeveralBackups,
     /// The request is still deleting.
     RequestStillOpen,
     /// The site lives; nothing is overwritten.

@@ -1,10 +1,10 @@
-//! Restore: brings deleted sites back.
+//! Restore: brings deleted sites, and lost namespaces of sites, back.
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, ObjectRef, Time};
+use super::{Condition, NamespaceRef, ObjectRef, Time};
 
 /// What to restore, and how.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ use super::{Condition, ObjectRef, Time};
     category = "reprieve",
     status = "RestoreStatus",
     derive = "PartialEq",
-    doc = "Brings deleted sites back from their backups, several at a time, and reads every object back. It overwrites nothing that lives.",
+    doc = "Brings deleted sites, and lost namespaces of sites, back from their backups, several at a time, and reads every object back. It overwrites nothing that lives.",
     printcolumn(
         name = "Sites",
         type_ = "integer",
@@ -71,6 +71,22 @@ pub struct RestoreSpec {
     #[serde(default = "default_parallelism")]
     #[schemars(range(min = 1, max = 64))]
     pub parallelism: i32,
+    /// What to do about an object that lives and is different from the backup: nothing is ever
+    /// overwritten. `Fail` (the default): the rest of the site is brought back, and the site counts
+    /// as failed. `Skip`: it is left as it is and told in `status.notices`. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("onConflict is immutable: make another Restore"))]
+    pub on_conflict: OnConflict,
+}
+
+/// What to do about an object that lives and is different from the backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnConflict {
+    /// The site counts as failed; the rest of it is brought back.
+    #[default]
+    Fail,
+    /// The object is left as it is, and told.
+    Skip,
 }
 
 fn default_parallelism() -> i32 {
@@ -80,11 +96,20 @@ fn default_parallelism() -> i32 {
 /// Where the backups to restore from are named.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.deletionRequestRef)").message("source must name exactly one of: deletionRequestRef"))]
+#[x_kube(validation = Rule::new("has(self.deletionRequestRef) != has(self.backupRefs)").message("source must name exactly one of: deletionRequestRef, backupRefs"))]
 pub struct RestoreSource {
     /// Everything that this DeletionRequest purged, from the backups that it recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_request_ref: Option<ObjectRef>,
+    /// The sites of these Backups, at most 1000 and one for each site. A site that is gone comes
+    /// back as a whole; one that lives and lost some of its namespaces gets what is missing.
+    /// Example: `[{"name": "acme-nightly"}]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 1000),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub backup_refs: Option<Vec<ObjectRef>>,
 }
 
 /// What is known of a Restore.
@@ -134,6 +159,10 @@ pub struct VerifiedSite {
     pub name: String,
     /// UID that it has now: a later Site of that name is another one.
     pub uid: String,
+    /// The namespaces that are back, with the UIDs that they have now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub namespaces: Vec<NamespaceRef>,
     /// Objects that were read back equal.
     pub objects: i64,
 }
@@ -168,7 +197,7 @@ pub struct ObjectCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreFailure {
-    /// The Site.
+    /// The Site. Empty: only the Backup is known, see `object`.
     pub site: String,
     /// The object, as `<apiVersion> <Kind> <namespace>/<name>`. Absent: the site as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]

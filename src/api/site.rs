@@ -182,6 +182,11 @@ pub struct SiteRestore {
     pub objects_done: i64,
     /// Objects that the backup holds.
     pub objects_total: i64,
+    /// The namespaces that the Site had recorded when the restore began, with their UIDs: what is
+    /// not at its UID was lost. Absent: the Site itself was gone, and all of it is brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub before: Option<Vec<NamespaceRef>>,
 }
 
 /// What a site holds, counted by the operator.

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use super::decide::{Facts, Job, Outcome, Result as Made};
-use crate::api::{LastBackup, Protection, Reason, Site, VolumeProtection};
+use super::decide::{Facts, Job, Outcome, Result as Made, lost};
+use crate::api::{LastBackup, NamespaceRef, Protection, Reason, Site, VolumeProtection};
 use crate::cluster::collect::{Collection, Freshness, collect};
 use crate::cluster::{Context, During, Error, Result, is_not_found};
 use crate::store::{Entry, Expected, Store, StoreError, Written};
@@ -23,6 +23,12 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
     // Before the work, not after it: a store that is away costs one small request.
     store.probe().await.map_err(unavailable)?;
     let collection = gather(ctx, job).await.map_err(unseen)?;
+    let namespaces = collection.objects.iter().filter(|o| o.key.is("", "Namespace"));
+    let namespaces: Vec<_> =
+        namespaces.map(|o| NamespaceRef { name: o.key.name.clone(), uid: o.uid.clone() }).collect();
+    if let Some(why) = lost(&job.recorded, &namespaces) {
+        return Err(Outcome::Failed(Reason::EntityNotActive, why));
+    }
     let volumes = volumes(ctx, &collection).await.map_err(unseen)?;
     let written = write(store, job, collection).await.map_err(unavailable)?;
     let result = Made {

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use crate::api::{
     Backup, BackupStatus, Condition, ConditionStatus, ConditionType, Conditions, DeletionPhase,
-    LastBackup, Reason, Site, Time, VolumeProtection, names,
+    LastBackup, NamespaceRef, Reason, Site, SiteRef, Time, VolumeProtection, names,
 };
 use crate::cluster::Note;
 use crate::store::{CatalogueEntry, Header, Identity, archive, catalogue, layout};
@@ -36,6 +36,8 @@ pub struct Job {
     pub header: Header,
     /// The namespaces of the site.
     pub namespaces: Vec<String>,
+    /// Those that the Site has recorded: another one of the same name is not what it had.
+    pub recorded: Vec<NamespaceRef>,
     /// Where the archive is to lie.
     pub location: String,
     /// The catalogue entry, but for what only the archive knows.
@@ -139,10 +141,10 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
         decision.next = Next::Wait(RESTORING);
         return Step::Report(decision);
     }
-    Step::Back(job(&facts.backup, identity, site.namespace_names(), now))
+    Step::Back(job(&facts.backup, identity, site, now))
 }
 
-fn job(backup: &Backup, site: Identity, namespaces: Vec<String>, now: Time) -> Job {
+fn job(backup: &Backup, site: Identity, live: &Site, now: Time) -> Job {
     let name = backup.name_any();
     let location = layout::archive(&site.id, &name, &backup.uid().unwrap_or_default());
     Job {
@@ -152,7 +154,8 @@ fn job(backup: &Backup, site: Identity, namespaces: Vec<String>, now: Time) -> J
             site: site.clone(),
             time: now,
         },
-        namespaces,
+        namespaces: live.namespace_names(),
+        recorded: live.status.iter().flat_map(|status| status.namespaces.clone()).collect(),
         location: location.clone(),
         entry: CatalogueEntry {
             format: catalogue::FORMAT.to_owned(),
@@ -169,6 +172,17 @@ fn job(backup: &Backup, site: Identity, namespaces: Vec<String>, now: Time) -> J
     }
 }
 
+/// Why what was collected is not the site: one of its namespaces is another one than the Site has
+/// recorded. A backup of it would be the newest one, and hold nothing of what was lost.
+pub fn lost(recorded: &[NamespaceRef], collected: &[NamespaceRef]) -> Option<String> {
+    let old =
+        recorded.iter().find(|old| collected.iter().any(|n| n.name == old.name && n != *old))?;
+    Some(format!(
+        "the namespace {} is not the one that the Site had (UID {}): restore the site first",
+        old.name, old.uid
+    ))
+}
+
 /// What to say of a backup that was made.
 pub fn report(facts: &Facts, outcome: &Outcome, now: Time) -> Decision {
     match outcome {
@@ -176,7 +190,7 @@ pub fn report(facts: &Facts, outcome: &Outcome, now: Time) -> Decision {
         Outcome::NotVerified(result, why) => {
             let mut decision = said(facts, Reason::VerifyFailed, why.clone(), now);
             let (status, generation) = (&mut decision.status, facts.backup.metadata.generation);
-            write_down(status, result);
+            write_down(status, facts, result);
             let written = format!("{} objects written", result.objects);
             let conditions = &mut status.conditions;
             set(
@@ -213,7 +227,7 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
     let mut status = facts.backup.status.clone().unwrap_or_default();
     status.observed_generation = generation;
     status.completion_time = Some(now);
-    write_down(&mut status, result);
+    write_down(&mut status, facts, result);
     let bare = result.volumes.iter().filter(|v| v.protection == crate::api::Protection::None);
     let bare = match bare.count() {
         0 => String::new(),
@@ -237,7 +251,12 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
     }
 }
 
-fn write_down(status: &mut BackupStatus, result: &Result) {
+fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result) {
+    status.site = facts.site.as_ref().map(|site| SiteRef {
+        name: site.name_any(),
+        uid: site.uid(),
+        id: Some(site.spec.id.clone()),
+    });
     status.location = Some(result.location.clone());
     status.digest = Some(result.digest.clone());
     status.objects = Some(result.objects);
@@ -351,6 +370,14 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_made_anew_is_not_the_site() {
+        let of = |uid: &str| NamespaceRef { name: "acme".into(), uid: uid.into() };
+        assert_eq!(lost(&[of("a")], &[of("a")]), None);
+        assert_eq!(lost(&[], &[of("a")]), None);
+        assert!(lost(&[of("a")], &[of("b")]).unwrap().contains("the namespace acme"));
+    }
+
+    #[test]
     fn made_once_and_never_again() {
         let mut facts = facts(
             json!({"name": "acme", "uid": "su", "id": "site-1"}),
@@ -383,6 +410,8 @@ mod tests {
         assert!(decision.status.conditions.is_true(ConditionType::Verified));
         assert!(decision.status.conditions.get(ConditionType::Reconciling).is_none());
         assert_eq!(decision.last_backup.as_ref().unwrap().objects, 3);
+        let site = json!({"name": "acme", "uid": "su", "id": "site-1"});
+        assert_eq!(json!(decision.status.site), site);
         facts.backup.status = Some(decision.status);
         let again = reported(decide(&facts, now().plus_seconds(60)));
         assert_eq!((again.next, Some(again.status)), (Next::Done, facts.backup.status));

@@ -10,7 +10,9 @@ const CREATE_UPDATE: &[&str] = &["CREATE", "UPDATE"];
 pub(super) const IS_OPERATOR: (&str, &str) =
     ("isOperator", "request.userInfo.username == '$OPERATOR_USER'");
 
-/// A Site or an App goes only by the operator, and only once its status says `Purging`.
+/// A Site or an App goes only by the operator, and only once its status says `Purging`. An App that
+/// the operator has let go, by taking its finalizer off, in a namespace that is being deleted past
+/// the gates: by the namespace controller, which could never finish otherwise.
 pub(super) fn delete_entities() -> GuardPolicy {
     Policy {
         name: policy::DELETE_ENTITIES,
@@ -29,11 +31,19 @@ pub(super) fn delete_entities() -> GuardPolicy {
                     ? oldObject.metadata.name
                     : request.namespace + '/' + oldObject.metadata.name)",
             ),
+            (
+                "letGo",
+                "request.kind.kind == 'App'
+                    && request.userInfo.username in ['$NAMESPACE_CONTROLLER', '$CONTROLLER_MANAGER']
+                    && has(namespaceObject.metadata.deletionTimestamp)
+                    && !('$FINALIZER' in oldObject.metadata.?finalizers.orValue([]))",
+            ),
         ],
         checks: &[Check {
             what: "DELETE of a Site or an App",
-            who: "the operator, while its status says that it is `Purging`",
-            allow: "variables.isOperator && variables.phase == 'Purging'",
+            who: "the operator, while its status says that it is `Purging`; the namespace controller, \
+                  for an App that the operator let go in a namespace that is being deleted",
+            allow: "(variables.isOperator && variables.phase == 'Purging') || variables.letGo",
             message: "Sites and Apps are deleted through a DeletionRequest only",
             explain: r#"variables.request != ''
                 ? variables.what + ' is deleted by the operator alone, when DeletionRequest '

@@ -2,7 +2,7 @@
 //!
 //! A backup reads whatever is in a site and a restore creates it, so that the operator must be able
 //! to read and create every kind, those included that are not known when it is installed. What it
-//! may delete, watch or update is named one by one.
+//! may delete or update is named one by one.
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{
@@ -31,33 +31,8 @@ const RIGHTS: &[Right] = &[
     Right {
         groups: &["*"],
         resources: &["*"],
-        verbs: &["get", "list", "create", "patch"],
-        why: "a backup reads every kind that a site holds, a restore creates it and puts owner references back",
-    },
-    Right {
-        groups: &["reprieve.dev"],
-        resources: &[
-            "sites",
-            "apps",
-            "deletionrequests",
-            "deletionpolicies",
-            "backups",
-            "restores",
-        ],
-        verbs: &["watch"],
-        why: "acts on changes of its own kinds",
-    },
-    Right {
-        groups: &[""],
-        resources: &["namespaces"],
-        verbs: &["watch"],
-        why: "sees at once when a site's namespace changes or goes",
-    },
-    Right {
-        groups: &["apps"],
-        resources: &["deployments", "statefulsets"],
-        verbs: &["watch"],
-        why: "tells an App's readiness when it changes",
+        verbs: &["get", "list", "watch", "create", "patch"],
+        why: "a backup reads every kind that a site holds, a restore creates it and puts owner references back; what Apps hold is watched, so that drift is corrected",
     },
     Right {
         groups: &["reprieve.dev"],

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::api::{
-    Condition, ConditionStatus, ConditionType, Conditions, DeletionRequest, EntityPhase,
-    ObjectCounts, PlanBackup, Reason, RequestState, Restore, RestoreFailure, RestoreStatus,
-    SiteCounts, TargetKind, Time, VerifiedSite,
+    Backup, Condition, ConditionStatus, ConditionType, Conditions, DeletionRequest, ObjectCounts,
+    PlanBackup, Reason, Restore, RestoreFailure, RestoreStatus, SiteCounts, Time, VerifiedSite,
 };
 use crate::cluster::Note;
+
+use super::source::{self, Source};
 
 /// What a decision about a Restore is made from.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Facts {
     pub restore: Restore,
     /// The DeletionRequest that it names, if it is there.
     pub request: Option<DeletionRequest>,
+    /// The Backups that it names, in that order; None: it is not there.
+    pub backups: Vec<(String, Option<Backup>)>,
 }
 
 /// What to do.
@@ -24,8 +27,13 @@ pub struct Facts {
 pub enum Step {
     /// Nothing but to say how it stands.
     Report(Box<Decision>),
-    /// These sites are to be restored.
-    Work(Vec<Job>),
+    /// Sites are to be restored.
+    Work {
+        /// Which.
+        jobs: Vec<Job>,
+        /// What is named and cannot be restored, whatever becomes of the others.
+        failed: Vec<Standing>,
+    },
 }
 
 /// A site that is to be restored.
@@ -100,42 +108,15 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
     if has_ended(Some(&old)) {
         return Step::Report(Box::new(Decision { status: old, notes: vec![], requeue: None }));
     }
-    let name = facts.restore.spec.source.deletion_request_ref.as_ref().map(|r| r.name.as_str());
-    let name = name.unwrap_or_default();
-    let Some(request) = &facts.request else {
-        let message = format!("there is no DeletionRequest {name}");
-        return Step::Report(Box::new(refused(facts, Reason::NothingToRestore, message, now)));
-    };
-    let status = request.status.clone().unwrap_or_default();
-    if !status.state.is_some_and(RequestState::is_final) {
-        let message = format!("the DeletionRequest {name} is still open: waits until it has ended");
-        return Step::Report(Box::new(waits(facts, Reason::RequestStillOpen, message, now)));
+    match source::of(facts) {
+        Source::Refused(reason, message) => {
+            Step::Report(Box::new(refused(facts, reason, message, now)))
+        }
+        Source::Waits(reason, message) => {
+            Step::Report(Box::new(waits(facts, reason, message, now)))
+        }
+        Source::Sites { jobs, failed } => Step::Work { jobs, failed },
     }
-    let entities = status.plan.unwrap_or_default().entities;
-    let purged: Vec<_> = entities.iter().filter(|e| e.phase == EntityPhase::Purged).collect();
-    if purged.is_empty() {
-        let message = format!("the DeletionRequest {name} purged nothing");
-        return Step::Report(Box::new(refused(facts, Reason::NothingToRestore, message, now)));
-    }
-    if purged.iter().any(|entity| entity.kind == TargetKind::App) {
-        let message = format!("the DeletionRequest {name} purged Apps, not Sites");
-        return Step::Report(Box::new(refused(facts, Reason::KindNotSupported, message, now)));
-    }
-    let jobs = purged.into_iter().map(|entity| Job {
-        name: entity.name.clone(),
-        old_uid: entity.uid.clone(),
-        id: entity.id.clone(),
-        // Without a backup recorded, the archive is looked for where none can be.
-        backup: entity.backup.clone().unwrap_or_else(|| PlanBackup {
-            name: String::new(),
-            location: "none".to_owned(),
-            digest: String::new(),
-            objects: 0,
-            keep_until_time: None,
-        }),
-        verified: old.verified_sites.iter().find(|v| v.name == entity.name).cloned(),
-    });
-    Step::Work(jobs.collect())
 }
 
 /// The order in which sites come back: the higher priority first, then by name.
@@ -197,7 +178,9 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
         let (reason, message) = if counts.failed == 0 {
             (Reason::Verified, format!("{progress}, {} objects; {notices} notices", objects.done))
         } else {
-            let message = format!("{progress}, {} failed: see status.failures", counts.failed);
+            let first = status.failures.first().map(in_words).unwrap_or_default();
+            let message =
+                format!("{progress}, {} failed: see status.failures; {first}", counts.failed);
             (Reason::PartiallyFailed, message)
         };
         end(conditions, counts.failed == 0, reason, &message, generation, now);
@@ -238,12 +221,19 @@ fn new_failures(old: &RestoreStatus, new: &RestoreStatus) -> Vec<Note> {
         if let Some(reason) = reason
             && told.insert(&failure.reason)
         {
-            let object = failure.object.as_ref().map(|o| format!(", {o}")).unwrap_or_default();
-            let note = format!("site {}{object}: {}", failure.site, failure.message);
-            notes.push(Note::warning(*reason, note));
+            notes.push(Note::warning(*reason, in_words(failure)));
         }
     }
     notes
+}
+
+fn in_words(failure: &RestoreFailure) -> String {
+    let RestoreFailure { site, object, message, .. } = failure;
+    match (site.as_str(), object) {
+        (site, None) => format!("site {site}: {message}"),
+        ("", Some(object)) => format!("{object}: {message}"),
+        (site, Some(object)) => format!("site {site}, {object}: {message}"),
+    }
 }
 
 fn end(

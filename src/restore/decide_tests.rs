@@ -21,6 +21,7 @@ fn facts(status: Option<Value>) -> Facts {
     Facts {
         restore: serde_json::from_value(restore).unwrap(),
         request: request.map(|request| serde_json::from_value(request).unwrap()),
+        backups: vec![],
     }
 }
 
@@ -49,7 +50,7 @@ fn what_there_is_to_do() {
     ];
     for (status, expected) in rows {
         match (decide(&facts(status.clone()), now()), expected) {
-            (Step::Work(jobs), None) => assert_eq!(jobs.len(), 1),
+            (Step::Work { jobs, .. }, None) => assert_eq!(jobs.len(), 1),
             (Step::Report(decision), Some((reason, ended))) => {
                 let found = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
                 assert_eq!(found.reason, reason.as_str());
@@ -84,7 +85,12 @@ fn standing(name: &str, phase: Phase) -> Standing {
 }
 
 fn verified(name: &str) -> Phase {
-    Phase::Verified(VerifiedSite { name: name.into(), uid: "n".into(), objects: 4 })
+    Phase::Verified(VerifiedSite {
+        name: name.into(),
+        uid: "n".into(),
+        namespaces: vec![],
+        objects: 4,
+    })
 }
 
 fn failure() -> RestoreFailure {
@@ -129,4 +135,74 @@ fn one_bad_site_is_told_and_the_others_go_on() {
     assert!(conditions.is_true(ConditionType::Stalled));
     assert_eq!(conditions.get(ConditionType::Succeeded).unwrap().reason, "PartiallyFailed");
     assert_eq!(decision.notes.len(), 1, "the end");
+}
+
+fn backup(name: &str, verified: &str, site: Value) -> (String, Option<Backup>) {
+    let backup = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup", "metadata": {"name": name},
+        "spec": {"siteRef": {"name": site["name"]}},
+        "status": {"site": site, "location": "l", "digest": "d", "objects": 3, "conditions": [
+            {"type": "Verified", "status": verified, "reason": "X", "message": "", "lastTransitionTime": "2026-11-22T17:00:00Z"},
+            {"type": "Succeeded", "status": verified, "reason": "X", "message": "the store is full", "lastTransitionTime": "2026-11-22T17:00:00Z"},
+        ]},
+    });
+    (name.to_owned(), Some(serde_json::from_value(backup).unwrap()))
+}
+
+fn of_backups(backups: Vec<(String, Option<Backup>)>) -> Facts {
+    let mut facts = facts(None);
+    let refs: Vec<Value> = backups.iter().map(|(name, _)| json!({ "name": name })).collect();
+    facts.restore.spec.source = serde_json::from_value(json!({ "backupRefs": refs })).unwrap();
+    facts.backups = backups;
+    facts
+}
+
+fn site(name: &str) -> Value {
+    json!({"name": name, "uid": format!("{name}-uid"), "id": format!("{name}-id")})
+}
+
+#[test]
+fn a_backup_that_cannot_be_used_does_not_stop_the_others() {
+    let facts = of_backups(vec![
+        backup("good", "True", site("a")),
+        backup("unread", "False", site("b")),
+        ("absent".to_owned(), None),
+        backup("nameless", "True", json!({"name": "c"})),
+    ]);
+    let Step::Work { jobs, failed } = decide(&facts, now()) else { panic!("no work") };
+    assert_eq!(jobs.len(), 1);
+    assert_eq!((jobs[0].name.as_str(), jobs[0].id.as_str()), ("a", "a-id"));
+    assert_eq!((jobs[0].old_uid.as_str(), jobs[0].backup.objects), ("a-uid", 3));
+    let said: Vec<_> = failed
+        .iter()
+        .map(|standing| match &standing.phase {
+            Phase::Failed(failures) => (failures[0].site.as_str(), failures[0].reason.as_str()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [("b", "BackupNotVerified"), ("", "BackupNotFound"), ("c", "BackupNotVerified")];
+    assert_eq!(said, expected);
+    let mut all = vec![standing("a", verified("a"))];
+    all.extend(failed);
+    let decision = report(&facts, &all, now());
+    assert!(decision.requeue.is_none());
+    let said = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
+    for words in ["1 of 4 sites verified, 3 failed", "site b", "Backup unread", "the store is full"]
+    {
+        assert!(said.message.contains(words), "{words}: {}", said.message);
+    }
+}
+
+#[test]
+fn two_backups_of_one_site_are_refused() {
+    let same_id = json!({"name": "z", "uid": "z", "id": "a-id"});
+    for other in [site("a"), same_id] {
+        let facts =
+            of_backups(vec![backup("one", "True", site("a")), backup("two", "True", other)]);
+        let Step::Report(decision) = decide(&facts, now()) else { panic!("work") };
+        let said = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
+        assert_eq!(said.reason, "SeveralBackups");
+        assert!(said.message.contains("one and two"), "{}", said.message);
+        assert!(has_ended(Some(&decision.status)));
+    }
 }

@@ -1,15 +1,22 @@
-//! Restores: deleted sites brought back from their archives, read back and compared.
+//! Restores: deleted sites, and lost namespaces of sites that live, brought back from their
+//! archives, read back and compared.
 //!
 //! This room must not overwrite or delete anything that lives.
 
 mod act;
 mod compare;
 pub mod decide;
+mod going;
+mod late;
+mod living;
+mod mark;
 mod object;
 mod observe;
+mod plan;
 mod rewrite;
 mod run;
 mod site;
+mod source;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +26,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
 use crate::api::Restore;
@@ -59,17 +67,25 @@ async fn reconcile(
         remembered.lock().await.remove(&uid);
         return Ok(Action::await_change());
     };
-    let jobs = match decide::decide(&facts, ctx.now()) {
+    let (jobs, failed) = match decide::decide(&facts, ctx.now()) {
         Step::Report(decision) => {
             write(&ctx, &mut facts, &decision).await?;
             return Ok(next(&decision));
         }
-        Step::Work(jobs) => jobs,
+        Step::Work { jobs, failed } => (jobs, failed),
     };
     let memories = remembered.lock().await.entry(uid.clone()).or_default().clone();
     let mut memories = memories.lock().await;
-    let work = Work { ctx: ctx.clone(), store, restore: facts.restore.name_any() };
-    let decision = go_on(&work, &mut facts, &jobs, &mut memories).await?;
+    let begun = json!(facts.restore.metadata.creation_timestamp);
+    let work = Work {
+        ctx: ctx.clone(),
+        store,
+        restore: facts.restore.name_any(),
+        begun: begun.as_str().unwrap_or_default().to_owned(),
+        on_conflict: facts.restore.spec.on_conflict,
+        released: Arc::default(),
+    };
+    let decision = go_on(&work, &mut facts, &Wanted { jobs, failed }, &mut memories).await?;
     if decision.requeue.is_none() {
         remembered.lock().await.remove(&uid);
     }
@@ -80,37 +96,55 @@ fn next(decision: &Decision) -> Action {
     decision.requeue.map_or_else(Action::await_change, Action::requeue)
 }
 
+/// What a Restore is of.
+struct Wanted {
+    jobs: Vec<Job>,
+    /// What is named and cannot be restored.
+    failed: Vec<Standing>,
+}
+
+impl Wanted {
+    /// How everything stands: first the jobs, in their order.
+    fn standings(&self, mut of_jobs: Vec<Standing>) -> Vec<Standing> {
+        of_jobs.extend(self.failed.iter().cloned());
+        of_jobs
+    }
+}
+
 /// One attempt at every site that is not done, with its progress written down.
 async fn go_on(
     work: &Work,
     facts: &mut Facts,
-    jobs: &[Job],
+    wanted: &Wanted,
     memories: &mut Memories,
 ) -> Result<Decision> {
+    let jobs = &wanted.jobs;
     run::prepare(work, jobs, memories).await;
-    tell(work, facts, jobs, run::standings(jobs, memories)).await?;
+    tell(work, facts, wanted, run::standings(jobs, memories)).await?;
     let parallelism = usize::try_from(facts.restore.spec.parallelism).unwrap_or(1);
     let (sender, mut receiver) = watch::channel(vec![]);
     let telling = async {
         while receiver.changed().await.is_ok() {
             let standings = receiver.borrow_and_update().clone();
             // What could not be written now is written at the end, or decided again.
-            if let Err(error) = tell(work, facts, jobs, standings).await {
+            if let Err(error) = tell(work, facts, wanted, standings).await {
                 tracing::warn!(restore = work.restore, %error, "cannot write progress");
             }
         }
     };
     tokio::join!(run::attempt_all(work, jobs, memories, parallelism, SLICE, sender), telling);
-    tell(work, facts, jobs, run::standings(jobs, memories)).await
+    tell(work, facts, wanted, run::standings(jobs, memories)).await
 }
 
-/// Writes down how the sites stand; then, and only then, gives back those that are verified.
+/// Writes down how the sites stand; then, and only then, gives back those that are verified, and
+/// those that live and could not be restored.
 async fn tell(
     work: &Work,
     facts: &mut Facts,
-    jobs: &[Job],
+    wanted: &Wanted,
     standings: Vec<Standing>,
 ) -> Result<Decision> {
+    let standings = wanted.standings(standings);
     let decision = decide::report(facts, &standings, work.ctx.now());
     let ended = decision.requeue.is_none();
     if decide::has_ended(facts.restore.status.as_ref()) {
@@ -125,11 +159,13 @@ async fn tell(
         before.status.conditions = old.unwrap_or_default();
     }
     write(&work.ctx, facts, &before).await?;
-    for (job, standing) in jobs.iter().zip(&standings) {
-        if let Phase::Verified(verified) = &standing.phase {
-            let released = work.release(job, verified).await;
-            released.map_err(|e| Error::answer(format!("release the Site {}", job.name), e))?;
-        }
+    for (job, standing) in wanted.jobs.iter().zip(&standings) {
+        let released = match &standing.phase {
+            Phase::Verified(verified) => work.release(job, verified).await,
+            Phase::Failed(_) => work.give_up(job).await,
+            Phase::Queued | Phase::Restoring(_) => Ok(()),
+        };
+        released.map_err(|e| Error::answer(format!("release the Site {}", job.name), e))?;
     }
     if ended {
         write(&work.ctx, facts, &decision).await?;

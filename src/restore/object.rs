@@ -19,6 +19,8 @@ pub enum Made {
     There(Value),
     /// It is there, and something may differ: which, and why.
     Differently(Value, Reason, String),
+    /// Another one lives in its place, and is not touched: which, and where they differ.
+    Conflict(Value, String),
     /// It cannot be restored.
     Failed(Reason, String),
     /// Not now: the API server or what is in the way may pass.
@@ -33,7 +35,7 @@ pub struct Maker<'a> {
     pub kinds: &'a Kinds,
     /// Name of the Restore.
     pub restore: &'a str,
-    /// When the Site was created: what this operator has created since is this restore's.
+    /// Since when what this operator has created is this restore's.
     pub since: &'a str,
 }
 
@@ -154,7 +156,7 @@ impl Maker<'_> {
         }
         let fields: Vec<String> = found.iter().take(5).map(ToString::to_string).collect();
         let fields = fields.join(", ");
-        Made::Failed(Reason::Conflict, format!("it lives and is different in {fields}"))
+        Made::Conflict(live, format!("it lives and is different in {fields}"))
     }
 
     /// Gives an empty object of a controller its content, if it is still the one that was read.
@@ -170,6 +172,20 @@ impl Maker<'_> {
             Err(error) if may_pass(&error) => later(Reason::Progressing, &error),
             Err(error) => Made::Failed(Reason::CreateFailed, describe(&error)),
         }
+    }
+
+    /// Takes our finalizer off an object, if it is still the one that was read.
+    pub async fn let_go(&self, kind: &Kind, key: &ObjectKey, live: &Value) -> kube::Result<()> {
+        let finalizers = live["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        let rest: Vec<Value> = finalizers.into_iter().filter(|f| f != names::FINALIZER).collect();
+        let metadata = json!({
+            "uid": live["metadata"]["uid"],
+            "resourceVersion": live["metadata"]["resourceVersion"],
+            "finalizers": rest,
+        });
+        let path = format!("{}?fieldManager={}", self.path(kind, key), names::FIELD_MANAGER);
+        let patch = json!({ "metadata": metadata });
+        self.send(Method::PATCH, &path, Some(&patch)).await.map(|_| ())
     }
 
     /// Points a kept disk at the claim that is about to come back. The volume keeps the claim's

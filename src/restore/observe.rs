@@ -3,7 +3,7 @@
 use kube::Api;
 
 use super::decide::Facts;
-use crate::api::{DeletionRequest, Restore};
+use crate::api::{Backup, DeletionRequest, Restore};
 use crate::cluster::{Context, During, Result};
 
 /// Reads the Restore and what it names. None: the Restore is gone.
@@ -22,5 +22,12 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
         let doing = format!("read the DeletionRequest {}", reference.name);
         request = requests.get_opt(&reference.name).await.during(doing)?;
     }
-    Ok(Some(Facts { restore, request }))
+    let mut backups = vec![];
+    let api: Api<Backup> = Api::all(ctx.client.clone());
+    for reference in restore.spec.source.backup_refs.iter().flatten() {
+        let doing = format!("read the Backup {}", reference.name);
+        let backup = api.get_opt(&reference.name).await.during(doing)?;
+        backups.push((reference.name.clone(), backup));
+    }
+    Ok(Some(Facts { restore, request, backups }))
 }

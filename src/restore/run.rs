@@ -2,7 +2,7 @@
 //! between two looks what it would otherwise have to find out again; all of it can be lost, and is
 //! then read from the cluster.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,10 +12,12 @@ use tokio::sync::watch;
 
 use super::act::{Preparation, Prepared, Work};
 use super::decide::{Job, Phase, Standing, order};
-use super::site::{Attempt, failure};
+use super::plan::failure;
+use super::site::Attempt;
 use crate::api::{Reason, RestoreFailure, VerifiedSite};
+use crate::cluster::form::ObjectKey;
 
-/// How long a site's workloads may take to become ready again.
+/// How long a site's workloads may take to become ready again, and what is being deleted to go.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Archives that are read at the same time before the first site is created.
 const PREPARING: usize = 4;
@@ -24,10 +26,11 @@ const PREPARING: usize = 4;
 #[derive(Debug, Default)]
 pub struct Memory {
     prepared: Option<Prepared>,
-    created: bool,
+    /// Once everything was created: what lives, is different and was left as it is.
+    created: Option<HashSet<ObjectKey>>,
     done: Arc<AtomicI64>,
     waiting: Option<(Reason, String)>,
-    not_ready_since: Option<Instant>,
+    waiting_since: Option<(Reason, Instant)>,
     notices: Vec<RestoreFailure>,
     ended: Option<Result<VerifiedSite, Vec<RestoreFailure>>>,
     begun: bool,
@@ -57,12 +60,14 @@ impl Memory {
             Attempt::Verified(verified) => self.ended = Some(Ok(verified)),
             Attempt::Failed(failures) => self.ended = Some(Err(failures)),
             Attempt::Waiting(reason, why) => {
-                if reason == Reason::WaitingForReady {
-                    let since = *self.not_ready_since.get_or_insert_with(Instant::now);
+                if let Some(doing) = limited(reason) {
+                    let since = self.waiting_since.filter(|(of, _)| *of == reason);
+                    let (_, since) =
+                        *self.waiting_since.insert(since.unwrap_or((reason, Instant::now())));
                     if since.elapsed() > PATIENCE {
                         let seconds = PATIENCE.as_secs();
                         let why = format!(
-                            "every object is back and equal, but after {seconds} s not ready: {why}; make another Restore to look again"
+                            "{doing} after {seconds} s: {why}; make another Restore to go on"
                         );
                         self.ended = Some(Err(vec![failure(site, None, reason, why)]));
                         return;
@@ -71,6 +76,16 @@ impl Memory {
                 self.waiting = Some((reason, why));
             }
         }
+    }
+}
+
+/// What is waited for with a limit, and what to say when it has passed. Everything else is waited
+/// for until it passes by itself: a store or an API server that is away.
+fn limited(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::WaitingForReady => Some("every object is back and equal, but not ready"),
+        Reason::StillTerminating => Some("what is being deleted is still there"),
+        _ => None,
     }
 }
 
@@ -139,7 +154,7 @@ pub async fn attempt_all(
             let Some(memory) = memories.get_mut(&name) else { continue };
             memory.begun = true;
             let Some(prepared) = memory.prepared.clone() else { continue };
-            let (mut created, done) = (memory.created, memory.done.clone());
+            let (mut created, done) = (memory.created.clone(), memory.done.clone());
             running.push(async move {
                 let (attempt, notices) = work.attempt(job, &prepared, &mut created, &done).await;
                 (job, attempt, notices, created)

@@ -9,34 +9,29 @@ use serde_json::Value;
 use super::compare::{Cause, differences};
 use super::decide::Job;
 use super::object::{Made, Maker};
+use super::plan::{Plan, Wanted, failure};
 use super::rewrite;
-use crate::api::{Reason, RestoreFailure, VerifiedSite, names};
+use crate::api::{NamespaceRef, Reason, RestoreFailure, VerifiedSite, names};
 use crate::cluster::collect::{Freshness, ObjectState, list};
 use crate::cluster::form::ObjectKey;
 use crate::cluster::readiness::readiness;
-use crate::store::Archive;
 
 /// Objects of one site in flight at a time.
 const IN_FLIGHT: usize = 8;
 
-/// An object that is to be there.
-pub struct Wanted {
-    /// Which object.
-    pub key: ObjectKey,
-    /// What it is to be.
-    pub expected: Value,
-    /// How it stood in the backup.
-    pub state: ObjectState,
-}
-
-/// A site's archive, made ready.
-pub struct Plan {
-    /// The Site itself.
-    pub site: Wanted,
-    /// Everything else, in the order of the archive.
-    pub objects: Vec<Wanted>,
-    /// What is known to differ before anything is done.
-    pub notices: Vec<RestoreFailure>,
+/// What to say of an object that is left alone.
+fn as_it_lives(expected: &Value, live: Value) -> Made {
+    let why = if live["metadata"]["deletionTimestamp"].is_null() {
+        let found = differences(expected, &live);
+        if found.is_empty() {
+            return Made::There(live);
+        }
+        let fields: Vec<String> = found.iter().take(5).map(|d| d.path.clone()).collect();
+        format!("it was not lost, and was changed after the backup in {}", fields.join(", "))
+    } else {
+        "it was not lost, and is being deleted".to_owned()
+    };
+    Made::Differently(live, Reason::ChangedSince, why)
 }
 
 /// How an attempt at a site ended.
@@ -47,60 +42,6 @@ pub enum Attempt {
     Failed(Vec<RestoreFailure>),
     /// Not yet.
     Waiting(Reason, String),
-}
-
-/// Says what is wrong with an object of a site, or with the site.
-pub fn failure(site: &str, of: Option<&Value>, reason: Reason, message: String) -> RestoreFailure {
-    let object = of.map(|object| {
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let metadata = &object["metadata"];
-        let name = match metadata["namespace"].as_str() {
-            Some(namespace) => format!("{namespace}/{}", word(&metadata["name"])),
-            None => word(&metadata["name"]),
-        };
-        format!("{} {} {name}", word(&object["apiVersion"]), word(&object["kind"]))
-    });
-    RestoreFailure { site: site.to_owned(), object, reason: reason.to_string(), message }
-}
-
-/// What an archive asks for. None: the Site itself is not in it.
-pub fn plan(archive: Archive, site: &str) -> Option<Plan> {
-    // What had ended is archived only: created again, it would run again.
-    let (ended, living): (Vec<_>, Vec<_>) =
-        archive.entries.into_iter().partition(|entry| entry.state == ObjectState::Finished);
-    let keys: HashSet<ObjectKey> = living.iter().map(|entry| entry.key.clone()).collect();
-    let mut plan = Plan {
-        site: Wanted {
-            key: ObjectKey {
-                group: names::GROUP.to_owned(),
-                kind: "Site".to_owned(),
-                namespace: None,
-                name: site.to_owned(),
-            },
-            expected: Value::Null,
-            state: ObjectState::Ready,
-        },
-        objects: vec![],
-        notices: vec![],
-    };
-    for entry in ended {
-        let message = "it had run to its end, and is not run again".to_owned();
-        plan.notices.push(failure(site, Some(&entry.object), Reason::NotRunAgain, message));
-    }
-    for entry in living {
-        let (expected, dropped) = rewrite::expected(&entry.object, site, |key| keys.contains(key));
-        if !dropped.is_empty() {
-            let message = format!("its owner {} is in no backup", dropped.join(", "));
-            plan.notices.push(failure(site, Some(&expected), Reason::OwnerMissing, message));
-        }
-        let wanted = Wanted { key: entry.key, expected, state: entry.state };
-        if wanted.key == plan.site.key {
-            plan.site = wanted;
-        } else {
-            plan.objects.push(wanted);
-        }
-    }
-    (!plan.site.expected.is_null()).then_some(plan)
 }
 
 /// The live objects of the kinds and namespaces that are asked for.
@@ -136,15 +77,17 @@ async fn read_back(maker: &Maker<'_>, plan: &Plan) -> Result<HashMap<ObjectKey, 
     Ok(found)
 }
 
-/// Creates what is not there, in order. `existing` says whether an earlier attempt may have
-/// created some of it, so that it is asked for before it is sent again.
+/// Creates what is not there, in order. `existing` says whether some of it may be there, so that
+/// it is asked for before it is sent. Gives the keys of what lives, is different and was left as
+/// it is, which only happens with `skip`.
 pub async fn create(
     maker: &Maker<'_>,
     job: &Job,
     plan: &mut Plan,
     existing: bool,
+    skip: bool,
     done: &AtomicI64,
-) -> Result<(), Attempt> {
+) -> Result<HashSet<ObjectKey>, Attempt> {
     let waiting = |why| Attempt::Waiting(Reason::Progressing, why);
     let before =
         if existing { read_back(maker, plan).await.map_err(waiting)? } else { HashMap::new() };
@@ -152,6 +95,7 @@ pub async fn create(
     let mut failures = vec![];
     let mut lost: BTreeSet<String> = BTreeSet::new();
     let mut notices = vec![];
+    let mut skipped = HashSet::new();
     let mut later = None;
     done.store(1, Ordering::Relaxed);
     let ranks: BTreeSet<u8> = plan.objects.iter().map(|o| rewrite::rank(&o.key)).collect();
@@ -161,12 +105,15 @@ pub async fn create(
         let at_rank: Vec<&Wanted> = at_rank
             .filter(|o| !o.key.namespace.as_ref().is_some_and(|n| lost.contains(n)))
             .collect();
-        let (maker, before) = (&maker, &before);
+        let (maker, before, plan) = (&maker, &before, &*plan);
         // Collected before they are run: the compiler cannot tell the lifetimes otherwise.
         let attempts: Vec<_> = at_rank
             .into_iter()
             .map(|wanted| async move {
                 let made = match before.get(&wanted.key) {
+                    Some(live) if plan.left_alone(&wanted.key) => {
+                        as_it_lives(&wanted.expected, live.clone())
+                    }
                     Some(live) => match maker.kind(live) {
                         Ok(kind) => {
                             maker.found(kind, &wanted.key, &wanted.expected, live.clone()).await
@@ -181,8 +128,30 @@ pub async fn create(
         let mut made = stream::iter(attempts).buffer_unordered(IN_FLIGHT);
         while let Some((wanted, made)) = made.next().await {
             let (key, object) = (&wanted.key, Some(&wanted.expected));
-            let good = matches!(made, Made::There(_) | Made::Differently(..));
+            // Into a namespace of somebody else nothing goes, whatever was asked for.
+            let may_skip = |live: &Value| {
+                let label = &live["metadata"]["labels"][names::LABEL_SITE];
+                skip && (!key.is("", "Namespace") || *label == job.name)
+            };
+            let good = match &made {
+                Made::There(_) | Made::Differently(..) => true,
+                Made::Conflict(live, _) => may_skip(live),
+                Made::Failed(..) | Made::Later(..) => false,
+            };
             match made {
+                Made::Conflict(found, why) if may_skip(&found) => {
+                    live.insert(key.clone(), found);
+                    skipped.insert(key.clone());
+                    done.fetch_add(1, Ordering::Relaxed);
+                    let why = format!("{why}: left as it is");
+                    notices.push(failure(&job.name, object, Reason::Conflict, why));
+                }
+                Made::Conflict(_, why) => {
+                    let why = format!(
+                        "{why}: move it away, or make another Restore with onConflict: Skip"
+                    );
+                    failures.push(failure(&job.name, object, Reason::Conflict, why));
+                }
                 Made::There(found) => {
                     live.insert(key.clone(), found);
                     done.fetch_add(1, Ordering::Relaxed);
@@ -209,8 +178,11 @@ pub async fn create(
         }
     }
     plan.notices.extend(notices);
-    set_owners(maker, job, plan, live, &mut failures).await?;
-    if failures.is_empty() { Ok(()) } else { Err(Attempt::Failed(failures)) }
+    let untouched = |key: &ObjectKey| {
+        skipped.contains(key) || (plan.left_alone(key) && before.contains_key(key))
+    };
+    set_owners(maker, job, plan, untouched, live, &mut failures).await?;
+    if failures.is_empty() { Ok(skipped) } else { Err(Attempt::Failed(failures)) }
 }
 
 /// The second pass: every owner has its new UID now.
@@ -218,6 +190,7 @@ async fn set_owners(
     maker: &Maker<'_>,
     job: &Job,
     plan: &Plan,
+    untouched: impl Fn(&ObjectKey) -> bool,
     mut live: HashMap<ObjectKey, Value>,
     failures: &mut Vec<RestoreFailure>,
 ) -> Result<(), Attempt> {
@@ -225,7 +198,7 @@ async fn set_owners(
         Some((key.clone(), live["metadata"]["uid"].as_str()?.to_owned()))
     };
     let uids: HashMap<ObjectKey, String> = live.iter().filter_map(uid).collect();
-    for wanted in &plan.objects {
+    for wanted in plan.objects.iter().filter(|wanted| !untouched(&wanted.key)) {
         let (Some(object), Some(owners)) =
             (live.remove(&wanted.key), rewrite::owner_references(&wanted.expected, &uids))
         else {
@@ -250,14 +223,20 @@ async fn set_owners(
             Err(Made::Later(reason, why) | Made::Differently(_, reason, why)) => {
                 return Err(Attempt::Waiting(reason, format!("{}: {why}", wanted.key)));
             }
-            Err(Made::There(_)) => {}
+            Err(Made::There(_) | Made::Conflict(..)) => {}
         }
     }
     Ok(())
 }
 
-/// Reads everything back, compares it, and asks whether what was ready in the backup is ready.
-pub async fn verify(maker: &Maker<'_>, job: &Job, plan: &mut Plan) -> Attempt {
+/// Reads everything back, compares it, and asks whether what was ready in the backup is ready. What
+/// was `left` as it is must be there, and is not compared: it was told.
+pub async fn verify(
+    maker: &Maker<'_>,
+    job: &Job,
+    plan: &mut Plan,
+    left: &HashSet<ObjectKey>,
+) -> Attempt {
     let live = match read_back(maker, plan).await {
         Ok(live) => live,
         Err(why) => return Attempt::Waiting(Reason::Progressing, why),
@@ -273,6 +252,16 @@ pub async fn verify(maker: &Maker<'_>, job: &Job, plan: &mut Plan) -> Attempt {
             failures.push(failure(&job.name, object, Reason::VerifyFailed, message));
             continue;
         };
+        if left.contains(&wanted.key) {
+            continue;
+        }
+        if plan.left_alone(&wanted.key) {
+            if let Made::Differently(_, reason, why) = as_it_lives(&wanted.expected, found.clone())
+            {
+                notices.push(failure(&job.name, object, reason, why));
+            }
+            continue;
+        }
         let (bad, told): (Vec<_>, Vec<_>) = differences(&wanted.expected, found)
             .into_iter()
             .partition(|d| d.cause == Cause::Unexplained);
@@ -311,10 +300,17 @@ pub async fn verify(maker: &Maker<'_>, job: &Job, plan: &mut Plan) -> Attempt {
     if let Some(why) = not_ready {
         return Attempt::Waiting(Reason::WaitingForReady, why);
     }
-    let uid = live.get(&plan.site.key).and_then(|site| site["metadata"]["uid"].as_str());
+    let uid = |key: &ObjectKey| {
+        let uid = live.get(key).and_then(|object| object["metadata"]["uid"].as_str());
+        uid.unwrap_or_default().to_owned()
+    };
+    let namespaces = plan.objects.iter().filter(|o| o.key.is("", "Namespace"));
+    let namespaces =
+        namespaces.map(|o| NamespaceRef { name: o.key.name.clone(), uid: uid(&o.key) }).collect();
     Attempt::Verified(VerifiedSite {
         name: job.name.clone(),
-        uid: uid.unwrap_or_default().to_owned(),
+        uid: uid(&plan.site.key),
+        namespaces,
         objects: count.try_into().unwrap_or(i64::MAX),
     })
 }

@@ -226,10 +226,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Of a site with one namespace, of its own name.
     pub async fn take(sandbox: &Sandbox, site: &str) -> Self {
+        Self::of(sandbox, site, &[site.to_owned()]).await
+    }
+
+    /// Of a site with these namespaces.
+    pub async fn of(sandbox: &Sandbox, site: &str, namespaces: &[String]) -> Self {
         let client = sandbox.admin();
         let kinds = discover(&client).await.expect("discovery");
-        let all = collect(&client, &kinds, site, &[site.to_owned()], Freshness::Live)
+        let all = collect(&client, &kinds, site, namespaces, Freshness::Live)
             .await
             .unwrap_or_else(|error| panic!("site {site}: {error}"));
         Self {

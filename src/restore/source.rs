@@ -1,0 +1,146 @@
+//! Which sites a Restore is of, and from which archives. Pure.
+
+use super::decide::{Facts, Job, Phase, Standing};
+use crate::api::{
+    Backup, ConditionType, Conditions, EntityPhase, PlanBackup, Reason, RequestState,
+    RestoreFailure, TargetKind, VerifiedSite, names,
+};
+
+/// What the source of a Restore comes to.
+pub enum Source {
+    /// It can never be restored from.
+    Refused(Reason, String),
+    /// Not yet.
+    Waits(Reason, String),
+    /// Sites.
+    Sites {
+        /// Those that can be restored.
+        jobs: Vec<Job>,
+        /// What is named and cannot be restored.
+        failed: Vec<Standing>,
+    },
+}
+
+/// Which sites this Restore is of.
+pub fn of(facts: &Facts) -> Source {
+    let source = &facts.restore.spec.source;
+    match (&source.deletion_request_ref, &source.backup_refs) {
+        (Some(request), _) => of_request(facts, &request.name),
+        (None, Some(_)) => of_backups(facts),
+        (None, None) => {
+            let message = "the source names nothing: see kubectl explain restore.spec.source";
+            Source::Refused(Reason::NothingToRestore, message.to_owned())
+        }
+    }
+}
+
+fn verified_before(facts: &Facts, site: &str) -> Option<VerifiedSite> {
+    let status = facts.restore.status.as_ref()?;
+    status.verified_sites.iter().find(|v| v.name == site).cloned()
+}
+
+fn of_request(facts: &Facts, name: &str) -> Source {
+    let Some(request) = &facts.request else {
+        let message = format!("there is no DeletionRequest {name}");
+        return Source::Refused(Reason::NothingToRestore, message);
+    };
+    let status = request.status.clone().unwrap_or_default();
+    if !status.state.is_some_and(RequestState::is_final) {
+        let message = format!("the DeletionRequest {name} is still open: waits until it has ended");
+        return Source::Waits(Reason::RequestStillOpen, message);
+    }
+    let entities = status.plan.unwrap_or_default().entities;
+    let purged: Vec<_> = entities.iter().filter(|e| e.phase == EntityPhase::Purged).collect();
+    if purged.is_empty() {
+        let message = format!("the DeletionRequest {name} purged nothing");
+        return Source::Refused(Reason::NothingToRestore, message);
+    }
+    if purged.iter().any(|entity| entity.kind == TargetKind::App) {
+        let message = format!("the DeletionRequest {name} purged Apps, not Sites");
+        return Source::Refused(Reason::KindNotSupported, message);
+    }
+    let jobs = purged.into_iter().map(|entity| Job {
+        name: entity.name.clone(),
+        old_uid: entity.uid.clone(),
+        id: entity.id.clone(),
+        // Without a backup recorded, the archive is looked for where none can be.
+        backup: entity.backup.clone().unwrap_or_else(|| PlanBackup {
+            name: String::new(),
+            location: "none".to_owned(),
+            digest: String::new(),
+            objects: 0,
+            keep_until_time: None,
+        }),
+        verified: verified_before(facts, &entity.name),
+    });
+    Source::Sites { jobs: jobs.collect(), failed: vec![] }
+}
+
+fn of_backups(facts: &Facts) -> Source {
+    let mut jobs: Vec<Job> = vec![];
+    let mut failed = vec![];
+    for (name, backup) in &facts.backups {
+        match job(facts, name, backup.as_ref()) {
+            Ok(job) => {
+                // Both would be written into one site, and one of them would be out of date.
+                if let Some(other) = jobs.iter().find(|o| o.name == job.name || o.id == job.id) {
+                    let message = format!(
+                        "the Backups {} and {name} are both of the Site {}: name the one to restore from",
+                        other.backup.name, job.name
+                    );
+                    return Source::Refused(Reason::SeveralBackups, message);
+                }
+                jobs.push(job);
+            }
+            Err(failure) => failed.push(Standing {
+                name: failure.site.clone(),
+                phase: Phase::Failed(vec![failure]),
+                total: 0,
+                done: 0,
+                notices: vec![],
+            }),
+        }
+    }
+    Source::Sites { jobs, failed }
+}
+
+fn job(facts: &Facts, name: &str, backup: Option<&Backup>) -> Result<Job, RestoreFailure> {
+    let fail = |site: &str, reason: Reason, message: String| RestoreFailure {
+        site: site.to_owned(),
+        object: Some(format!("{} Backup {name}", names::API_VERSION)),
+        reason: reason.to_string(),
+        message,
+    };
+    let Some(backup) = backup else {
+        let message = "there is no Backup of that name: see kubectl get backups".to_owned();
+        return Err(fail("", Reason::BackupNotFound, message));
+    };
+    let of = backup.spec.site_ref.name.as_str();
+    let status = backup.status.clone().unwrap_or_default();
+    if !status.conditions.is_true(ConditionType::Verified) {
+        let said = status.conditions.get(ConditionType::Succeeded);
+        let why = said.map_or("it was not made yet", |said| said.message.as_str());
+        let message = format!("it is not verified ({why}): name another, see kubectl get backups");
+        return Err(fail(of, Reason::BackupNotVerified, message));
+    }
+    let site = status.site.unwrap_or_else(|| backup.spec.site_ref.clone());
+    let (Some(old_uid), Some(id), Some(location), Some(digest)) =
+        (site.uid, site.id, status.location, status.digest)
+    else {
+        let message = "it does not say whose archive lies where: name another".to_owned();
+        return Err(fail(of, Reason::BackupNotVerified, message));
+    };
+    Ok(Job {
+        verified: verified_before(facts, &site.name),
+        name: site.name,
+        old_uid,
+        id,
+        backup: PlanBackup {
+            name: name.to_owned(),
+            location,
+            digest,
+            objects: status.objects.unwrap_or_default(),
+            keep_until_time: backup.spec.keep_until_time,
+        },
+    })
+}
