@@ -50,6 +50,10 @@ reasons! {
     Restoring,
     /// The entity is being deleted past the gates; the finalizer holds it.
     UnexpectedDelete,
+    /// Deleted past the gates and let go: it is being created anew. Reconciliation stands still.
+    Recreating,
+    /// Created anew after a delete past the gates.
+    Recreated,
 
     // Gate 1, scope.
     /// Every id is known and of the declared kind.

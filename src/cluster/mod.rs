@@ -13,6 +13,7 @@ mod guard;
 mod lookup;
 pub mod metrics;
 pub mod readiness;
+pub mod unexpected;
 mod write;
 
 pub use clock::api_server_time;
