@@ -259,12 +259,13 @@ fn constraints(matches: &[Match]) -> MatchResources {
 }
 
 /// The constants that CEL texts may name.
-const CONSTANTS: [(&str, &str); 15] = [
+const CONSTANTS: [(&str, &str); 16] = [
     ("$API_VERSION", names::API_VERSION),
     ("$GROUP", names::GROUP),
     ("$FINALIZER", names::FINALIZER),
     ("$LABEL_SITE", names::LABEL_SITE),
     ("$ANNOTATION_PURGE", names::ANNOTATION_PURGE),
+    ("$ANNOTATION_RECORD", names::ANNOTATION_RECORD),
     ("$ANNOTATION_RESTORE", names::ANNOTATION_RESTORE),
     ("$ANNOTATION_REQUESTED_BY", names::ANNOTATION_REQUESTED_BY),
     ("$APPROVAL_PREFIX", names::APPROVAL_PREFIX),
