@@ -165,6 +165,7 @@ async fn rooms(ctx: Context, server: String, store: Store, ready: Readiness, dow
     tracing::info!("ready");
     tokio::join!(
         site::run(ctx.clone(), down.clone()),
+        site::recreate::run(ctx.clone(), store.clone(), down.clone()),
         deletion::run(ctx.clone(), down.clone()),
         backup::run(ctx.clone(), store.clone(), down.clone()),
         restore::run(ctx, store, down),
