@@ -240,7 +240,7 @@ fn what_is_counted(stage: &Stage) {
     };
     // An App and its ConfigMap.
     assert_eq!(more("objects"), 2, "{one} then {two}");
-    assert!((500..5000).contains(&more("bytes")), "{one} then {two}");
+    assert!((300..3000).contains(&more("bytes")), "{one} then {two}");
 }
 
 /// Requests of the operator in the audit log, but for those that begin or end a watch.
