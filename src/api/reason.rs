@@ -58,6 +58,8 @@ reasons! {
     DriftCorrected,
     /// Somebody changes a field again and again; it is left alone for a while.
     FieldContested,
+    /// The object is so large that nothing can be added to it, not even a condition.
+    TooLarge,
     /// An object left the manifests; it is left alone.
     Orphaned,
     /// The Site names a policy that does not exist.

@@ -216,9 +216,7 @@ pub(super) fn duplicate_message(id: &str, others: &[String]) -> String {
     let more = others.len().saturating_sub(3);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = others.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-    format!(
-        "id {id:?} is also the id of {named}{more}: ids are unique over Sites and Apps, and never change; delete the one that is wrong through a DeletionRequest, and create it with another id"
-    )
+    format!("id {id:?} is also the id of {named}{more}: ids are unique over Sites and Apps")
 }
 
 fn missing_policy(facts: &Facts) -> Option<Problem> {

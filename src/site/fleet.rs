@@ -25,7 +25,7 @@ use super::table::{Table, Told};
 use crate::api::{App, DeletionPolicy, Site, Time, names};
 use crate::cluster::{Context, Shutdown};
 
-/// How long a Site waits for more Apps to change.
+/// How long a Site waits for more Apps to change, and an App for more steps of a rollout.
 const LATER: Duration = Duration::from_secs(1);
 
 type SiteRef = ObjectRef<DeserializeGuard<Site>>;
@@ -206,16 +206,25 @@ impl Fleet {
             self.ask_app(&namespace, &name);
         }
         for site in again.sites_later {
-            let new =
-                self.0.later.lock().unwrap_or_else(PoisonError::into_inner).insert(site.clone());
-            if new {
-                let fleet = self.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(LATER).await;
-                    fleet.0.later.lock().unwrap_or_else(PoisonError::into_inner).remove(&site);
-                    fleet.ask_site(&site);
-                });
-            }
+            let fleet = self.clone();
+            self.later(format!("Site {site}"), move || fleet.ask_site(&site));
+        }
+    }
+
+    /// Lets this App look again in a moment, because more of the same will follow.
+    pub fn ask_app_later(&self, namespace: &str, name: &str) {
+        let (fleet, namespace, name) = (self.clone(), namespace.to_owned(), name.to_owned());
+        self.later(format!("App {namespace}/{name}"), move || fleet.ask_app(&namespace, &name));
+    }
+
+    fn later(&self, who: String, ask: impl FnOnce() + Send + 'static) {
+        if self.0.later.lock().unwrap_or_else(PoisonError::into_inner).insert(who.clone()) {
+            let fleet = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(LATER).await;
+                fleet.0.later.lock().unwrap_or_else(PoisonError::into_inner).remove(&who);
+                ask();
+            });
         }
     }
 

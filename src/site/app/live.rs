@@ -145,7 +145,11 @@ impl Objects {
     fn tell(&self, change: &Change<Seen>) {
         let namespace = change.key.split_once('/').map_or("", |(namespace, _)| namespace);
         for app in concerned(change) {
-            self.0.fleet.ask_app(namespace, &app);
+            if is_one_step_of_many(change) {
+                self.0.fleet.ask_app_later(namespace, &app);
+            } else {
+                self.0.fleet.ask_app(namespace, &app);
+            }
         }
     }
 
@@ -187,6 +191,13 @@ fn concerned(change: &Change<Seen>) -> BTreeSet<String> {
         return BTreeSet::new();
     }
     [&change.old, &change.new].into_iter().flatten().map(|seen| seen.app.clone()).collect()
+}
+
+/// Whether the object waited and still does, only for something else, as in each step of a rollout.
+fn is_one_step_of_many(change: &Change<Seen>) -> bool {
+    let (Some(old), Some(new)) = (&change.old, &change.new) else { return false };
+    let same = Seen { version: new.version, waiting_for: new.waiting_for.clone(), ..old.clone() };
+    old.waiting_for.is_some() && new.waiting_for.is_some() && same == *new
 }
 
 #[cfg(test)]

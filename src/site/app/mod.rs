@@ -22,8 +22,8 @@ use self::decide::Plan;
 use self::live::Objects;
 use super::OWN_WRITE;
 use super::fleet::Fleet;
-use crate::api::App;
-use crate::cluster::{Context, Result, Shutdown, Written, drive, write_status};
+use crate::api::{App, Reason};
+use crate::cluster::{Context, Note, Result, Shutdown, Written, drive, write_status};
 
 /// The limit of one reconciliation.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -52,7 +52,19 @@ pub async fn run(
         contests: Contests::default(),
         written: Written::default(),
     };
-    drive("app", controller, ctx, TIMEOUT, down, move |app| reconcile(room.clone(), app)).await;
+    drive("app", controller, ctx, TIMEOUT, down, move |app| look(room.clone(), app)).await;
+}
+
+async fn look(room: Room, app: Arc<App>) -> Result<Action> {
+    let result = reconcile(room.clone(), app.clone()).await;
+    // A condition cannot say it.
+    if let Err(error) = &result
+        && error.to_string().contains("request is too large")
+    {
+        let note = "the App is as large as an object can be, and its status finds no room: split it into several Apps";
+        room.ctx.tell(app.as_ref(), &Note::warning(Reason::TooLarge, note)).await;
+    }
+    result
 }
 
 async fn reconcile(room: Room, app: Arc<App>) -> Result<Action> {
