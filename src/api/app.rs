@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Condition, Deletion, names};
+use super::{Condition, Deletion, UnexpectedDelete, names};
 
 /// What an App should be.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,6 +118,9 @@ pub struct AppStatus {
     /// The deletion that is under way. Only the operator writes it, and the guard goes by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
+    /// The DELETE that got past the guard, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unexpected_delete: Option<UnexpectedDelete>,
 }
 
 /// The state of an App in one word.

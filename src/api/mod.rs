@@ -37,6 +37,6 @@ pub use restore::{
 };
 pub use site::{
     Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site, SiteRestore,
-    SiteSpec, SiteState, SiteStatus, Tenant,
+    SiteSpec, SiteState, SiteStatus, Tenant, UnexpectedDelete,
 };
 pub use time::Time;

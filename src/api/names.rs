@@ -28,6 +28,15 @@ pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";
 pub const ANNOTATION_PURGE: &str = "reprieve.dev/purge";
 /// Annotation on a Site that is being restored: the Restore's name. Reconcilers stand still.
 pub const ANNOTATION_RESTORE: &str = "reprieve.dev/restore";
+/// Annotation on the namespaces of a Site that was deleted past the guard and let go: the record
+/// from which it is created anew. Only the operator may set it.
+pub const ANNOTATION_RECORD: &str = "reprieve.dev/record";
+/// Annotation on a Site or an App that is being created anew after a delete past the guard: the UID
+/// of the one before it. Reconcilers stand still.
+pub const ANNOTATION_RECREATE: &str = "reprieve.dev/recreate";
+/// Label on the DeletionRequests that the operator opens for what was deleted past the guard; its
+/// value is `true`.
+pub const LABEL_UNEXPECTED_DELETE: &str = "reprieve.dev/unexpected-delete";
 /// Annotation on a DeletionRequest: the user who created it, as admission saw them.
 pub const ANNOTATION_REQUESTED_BY: &str = "reprieve.dev/requested-by";
 /// Annotation on a DeletionRequest: why it was rejected, in words.

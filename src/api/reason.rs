@@ -52,6 +52,10 @@ reasons! {
     UnexpectedDelete,
     /// The operator cannot read the object, and skips it.
     Unparsable,
+    /// Deleted past the gates and let go: it is being created anew. Reconciliation stands still.
+    Recreating,
+    /// Created anew after a delete past the gates.
+    Recreated,
 
     // Gate 1, scope.
     /// Every id is known and of the declared kind.

@@ -108,6 +108,9 @@ pub struct SiteStatus {
     /// The deletion that is under way. Only the operator writes it, and the guard goes by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
+    /// The DELETE that got past the guard, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unexpected_delete: Option<UnexpectedDelete>,
     /// The restore that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<SiteRestore>,
@@ -168,6 +171,19 @@ pub enum DeletionPhase {
     Held,
     /// Being purged.
     Purging,
+}
+
+/// A DELETE that nobody asked for and that the guard did not stop. It cannot be taken back: the
+/// finalizer holds the entity until people decide, and if they do not let it go, it is created anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnexpectedDelete {
+    /// The DeletionRequest that the operator opened for it. Cancelling, rejecting or deleting that
+    /// one keeps the entity. Absent: none could be opened, and the entity is created anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_ref: Option<ObjectRef>,
+    /// When the operator noticed.
+    pub observed_time: Time,
 }
 
 /// A restore under way, as the Site itself tells it.

@@ -132,9 +132,11 @@ const CLUSTER_METADATA: [&str; 8] = [
 ];
 
 /// Annotations that the operator, or a controller, writes anew.
-const DERIVED_ANNOTATIONS: [&str; 9] = [
+const DERIVED_ANNOTATIONS: [&str; 11] = [
     names::ANNOTATION_PURGE,
     names::ANNOTATION_RESTORE,
+    names::ANNOTATION_RECORD,
+    names::ANNOTATION_RECREATE,
     "deployment.kubernetes.io/revision",
     "pv.kubernetes.io/bind-completed",
     "pv.kubernetes.io/bound-by-controller",

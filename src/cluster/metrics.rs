@@ -26,6 +26,10 @@ pub struct Metrics {
     pub guard_in_place: Gauge,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
+    /// Deletes that got past the guard, by kind.
+    pub unexpected_deletes: Family<Kind, Counter>,
+    /// Entities that were deleted past the guard and are not created anew, or purged, yet, by kind.
+    pub unexpected_deletes_open: Family<Kind, Gauge>,
     /// Time of the last successful answer of the API server, as a Unix time.
     pub last_contact: Gauge<f64, AtomicU64>,
     /// Whether this process holds the lease.
@@ -97,6 +101,23 @@ impl Metrics {
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
+        let unexpected_deletes = Family::default();
+        registry.register(
+            "unexpected_deletes",
+            "Deletes of Sites, Apps and CustomResourceDefinitions that nobody asked for and that the guard did not stop",
+            unexpected_deletes.clone(),
+        );
+        let unexpected_deletes_open = Family::default();
+        registry.register(
+            "unexpected_deletes_open",
+            "Sites and Apps that were deleted past the guard and are neither created anew nor purged yet",
+            unexpected_deletes_open.clone(),
+        );
+        for kind in ["Site", "App", "CustomResourceDefinition"] {
+            // There from the start: an alert on an increase must see the first one.
+            let kind = Kind { kind: kind.to_owned() };
+            let _ = Family::<Kind, Counter>::get_or_create(&unexpected_deletes, &kind);
+        }
         let last_contact = Gauge::default();
         registry.register(
             "last_contact_timestamp_seconds",
@@ -136,6 +157,8 @@ impl Metrics {
             reconcile_seconds,
             guard_in_place,
             purged,
+            unexpected_deletes,
+            unexpected_deletes_open,
             last_contact,
         }
     }

@@ -17,6 +17,7 @@ pub mod lease;
 mod lookup;
 pub mod metrics;
 pub mod readiness;
+pub mod unexpected;
 mod write;
 
 pub use clock::api_server_time;

@@ -39,6 +39,21 @@ pub fn catalogue_entry(archive: &str) -> String {
     format!("{}.json", archive.strip_suffix(".jsonl.zst").unwrap_or(archive))
 }
 
+/// The folder of the records of what was deleted past the guard.
+pub const RECORDS: &str = "records";
+/// How the name of a file ends that closes a record.
+pub const CLOSED_SUFFIX: &str = ".closed";
+
+/// Where the n-th record of the entity with this UID lies.
+pub fn record(uid: &str, number: u32) -> String {
+    format!("{RECORDS}/{}.{number}.json", segment(uid))
+}
+
+/// Where it says that the records of this UID are closed.
+pub fn record_closed(uid: &str) -> String {
+    format!("{RECORDS}/{}{CLOSED_SUFFIX}", segment(uid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,8 @@
 //! ```text
 //! sites/<id>/<backup>.<uid>.jsonl.zst   one archive per backup, see [`archive`]
 //! sites/<id>/<backup>.<uid>.json        its catalogue entry, written once it was read back
+//! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
+//! records/<uid>.closed                  what it tells of lives again
 //! probe                                 written and read back when the store is opened
 //! ```
 //! `<id>` is the site's id and `<backup>` the Backup's name, encoded by [`layout`]: any id is one
@@ -18,6 +20,7 @@ pub mod catalogue;
 mod error;
 pub mod layout;
 mod reader;
+pub mod records;
 mod writer;
 
 #[cfg(test)]
@@ -34,6 +37,7 @@ pub use archive::{Archive, Entry, Header, Identity, Manifest};
 pub use catalogue::CatalogueEntry;
 pub use error::{Damage, StoreError};
 pub use reader::{ArchiveReader, Expected};
+pub use records::{Record, Records};
 pub use writer::{ArchiveWriter, Written};
 
 /// The object store in which the archives lie.
