@@ -15,6 +15,7 @@ fn constants() -> [(&'static str, String); 31] {
         text("$LABEL_SITE", names::LABEL_SITE),
         text("$LABEL_KEPT", names::LABEL_KEPT),
         text("$ANNOTATION_PURGE", names::ANNOTATION_PURGE),
+        text("$ANNOTATION_RECORD", names::ANNOTATION_RECORD),
         text("$ANNOTATION_RESTORE", names::ANNOTATION_RESTORE),
         text("$ANNOTATION_REQUESTED_BY", names::ANNOTATION_REQUESTED_BY),
         text("$APPROVAL_PREFIX", names::APPROVAL_PREFIX),

@@ -83,6 +83,17 @@ pub(super) fn marks() -> GuardPolicy {
                     passed every gate. To ask for one: kubectl explain deletionrequest.spec'",
             },
             Check {
+                what: "The annotation `reprieve.dev/record` of a namespace",
+                who: "the operator",
+                allow: "variables.isOperator
+                    || variables.annotationsBefore[?'$ANNOTATION_RECORD']
+                        == variables.annotations[?'$ANNOTATION_RECORD']",
+                message: "the record of a Site that was deleted past the guard is the operator's",
+                explain: "'the annotation $ANNOTATION_RECORD of namespace ' + object.metadata.name
+                    + ' is set, changed and removed by the operator only: its Site was deleted past \
+                    the guard and is created anew from it. See docs/runbooks/unexpected-delete.md'",
+            },
+            Check {
                 what: "`/finalize` of a site's namespace",
             who: "the namespace controller and the operator, once it is being deleted",
             allow: "request.?subResource.orValue('') != 'finalize'
