@@ -63,6 +63,7 @@ pub fn site_with(name: &str, extra: Value) -> SiteFacts {
         backups: vec![],
         claims: vec![Claim { name: format!("{name}/data"), retained: true }],
         live_digest: None,
+        past_guard: false,
     }
 }
 

@@ -9,7 +9,8 @@ use super::digest::leaf_digest;
 use super::observe::{Facts, SiteFacts};
 use crate::api::{
     Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase,
-    Environment, Plan, PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time, names,
+    Environment, NamespaceRef, Plan, PlanApp, PlanEntity, PlanHead, Reason, RequestState,
+    RetentionWindow, Time, names,
 };
 
 /// By how much the operator's clock and the API server's may differ, in seconds.
@@ -120,18 +121,23 @@ pub fn finish(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
         .then(|| PurgeToken { entity_uid: entity.uid.clone() })
 }
 
-/// Whether a DELETE of something of this entity was seen: its point of no return.
+/// Whether a DELETE of something of this entity was seen: its point of no return. A Site that was
+/// deleted past the guard, and its Apps, can still be created anew while they are held by their
+/// finalizers: of these only what is gone counts, and its namespaces.
 pub fn has_started(entity: &PlanEntity, live: &SiteFacts) -> bool {
     let terminating = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
+    let is = |uid: &str, meta: &ObjectMeta| meta.uid.as_deref() == Some(uid);
     // What is gone and what is on its way: neither is there any more as planned.
-    let remains =
-        |uid: &str, meta: &ObjectMeta| meta.uid.as_deref() == Some(uid) && !terminating(meta);
-    terminating(&live.site.metadata)
-        || entity
-            .namespaces
-            .iter()
-            .any(|n| !live.namespaces.iter().any(|l| remains(&n.uid, &l.metadata)))
-        || entity.apps.iter().any(|a| !live.apps.iter().any(|l| remains(&a.uid, &l.metadata)))
+    let namespace = |n: &NamespaceRef| {
+        live.namespaces.iter().any(|l| is(&n.uid, &l.metadata) && !terminating(&l.metadata))
+    };
+    let app = |a: &PlanApp| {
+        let held = |meta| live.past_guard || !terminating(meta);
+        live.apps.iter().any(|l| is(&a.uid, &l.metadata) && held(&l.metadata))
+    };
+    (terminating(&live.site.metadata) && !live.past_guard)
+        || !entity.namespaces.iter().all(namespace)
+        || !entity.apps.iter().all(app)
 }
 
 /// The entities that are still to be judged: neither gone, nor released, nor past the point of no

@@ -14,6 +14,7 @@ use crate::api::{
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::{Freshness, collect};
+use crate::cluster::unexpected::asks_for;
 use crate::cluster::{
     Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
     lookup, observe_guard,
@@ -58,6 +59,8 @@ pub struct SiteFacts {
     pub claims: Vec<Claim>,
     /// The digest over everything that lives in it, where that was asked for.
     pub live_digest: Option<String>,
+    /// Whether its DELETE got past the guard, and the request is the operator's own for that.
+    pub past_guard: bool,
 }
 
 /// A volume claim.
@@ -138,8 +141,12 @@ impl SiteFacts {
         if let Some(restore) = self.site.annotations().get(names::ANNOTATION_RESTORE) {
             return Some(format!("is being restored by Restore {restore}"));
         }
-        if self.site.meta().deletion_timestamp.is_some() && self.deletion_by(request_uid).is_none()
-        {
+        if self.site.annotations().contains_key(names::ANNOTATION_RECREATE) {
+            return Some("is being created anew after a delete past the gates".to_owned());
+        }
+        // Only what is purged is deleted by us.
+        let own = self.deletion_by(request_uid).is_some_and(|d| d.phase == DeletionPhase::Purging);
+        if self.site.meta().deletion_timestamp.is_some() && !own && !self.past_guard {
             return Some("is being deleted past the gates".to_owned());
         }
         self.not_whole()
@@ -187,7 +194,11 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     let planned = status.plan.as_ref().map_or(&[][..], |plan| &plan.entities);
     let mut holders = HashMap::new();
     let mut others = vec![];
+    // A cancel must work whatever cannot be read: a CustomResourceDefinition that is gone, say.
+    let ends = matches!(state, RequestState::Planning | RequestState::AwaitingApproval)
+        && wants_to_end(&request);
     let names: Vec<String> = match state {
+        _ if ends => vec![],
         RequestState::Planning | RequestState::AwaitingApproval => {
             holders = lookup(client, &request.spec.target.ids).await?;
             others = other_requests(ctx, &request).await?;
@@ -207,7 +218,7 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     let mut sites = BTreeMap::new();
     let mut policies = BTreeMap::new();
     let mut guard = GuardState::default();
-    if !state.is_final() {
+    if !state.is_final() && !ends {
         sites = observe_sites(ctx, names, &request).await?;
         // The plan's policy is asked for even when no Site names it any more: it still binds.
         let head = status.plan.as_ref().and_then(|p| p.head.as_ref());
@@ -222,6 +233,14 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
     let api_time = api_server_time(client).await?;
     Ok(Some(Facts { request, holders, sites, policies, others, guard, api_time }))
+}
+
+/// Whether a request that holds nothing yet has only to be ended.
+fn wants_to_end(request: &DeletionRequest) -> bool {
+    let rejected = |key: &String| key.starts_with(names::REJECTION_PREFIX);
+    request.spec.cancel
+        || request.meta().deletion_timestamp.is_some()
+        || request.annotations().keys().any(rejected)
 }
 
 /// The entity that is purged now, or next: the first that is neither gone nor released.
@@ -251,6 +270,11 @@ async fn observe_sites(
         .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
         .try_collect()
         .await?;
+    for site in sites.values_mut() {
+        let (name, uid) = (site.site.name_any(), site.uid());
+        site.past_guard = site.site.meta().deletion_timestamp.is_some()
+            && asks_for(request, TargetKind::Site, &site.site.spec.id, &name, &uid);
+    }
     for backup in backups {
         if let Some(site) = sites.get_mut(&backup.spec.site_ref.name) {
             site.backups.push(backup);
@@ -284,7 +308,8 @@ async fn observe_site(ctx: &Context, name: &str) -> Result<Option<SiteFacts>> {
         claims.extend(observe_claims(ctx, &namespace).await?);
     }
     let backups = vec![];
-    Ok(Some(SiteFacts { site, namespaces, apps, backups, claims, live_digest: None }))
+    let (live_digest, past_guard) = (None, false);
+    Ok(Some(SiteFacts { site, namespaces, apps, backups, claims, live_digest, past_guard }))
 }
 
 async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {

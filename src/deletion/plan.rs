@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
+use super::gates::requester;
 use super::observe::{Facts, OpenRequest, PolicyFacts, SiteFacts};
 use crate::api::{
     EntityPhase, NamespaceRef, PlanApp, PlanEntity, PlanTotals, Reason, Refusal, RefusalCount,
-    TargetKind,
+    TargetKind, names,
 };
 use crate::cluster::Holder;
 
@@ -122,6 +123,11 @@ fn entity<'a>(
         let message =
             format!("{} is in the older open DeletionRequest {}", holder.describe(), other.name);
         return Err((Reason::InOtherRequest, message));
+    }
+    if requester(facts) == Some(names::OPERATOR_USER) && !site.past_guard {
+        let message =
+            format!("{} is not the one that was deleted past the guard", holder.describe());
+        return Err((Reason::EntityNotActive, message));
     }
     if let Some(why) = site.not_active(&facts.request_uid()) {
         return Err((Reason::EntityNotActive, format!("{} {why}", holder.describe())));

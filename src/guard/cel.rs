@@ -6,7 +6,7 @@ use super::{roles, weaken};
 use crate::api::{DeletionPolicySpec, names};
 
 /// The constants that CEL texts may name.
-fn constants() -> [(&'static str, String); 31] {
+fn constants() -> [(&'static str, String); 32] {
     let text = |name, value: &str| (name, value.to_owned());
     [
         text("$API_VERSION", names::API_VERSION),

@@ -5,9 +5,10 @@ use std::time::Duration;
 use kube::{Resource, ResourceExt};
 
 use super::observe::{Count, Facts, INVENTORY_MIN_AGE_SECONDS, NamespaceFacts};
+use super::recreate::decide::stands_still;
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, DeletionPhase, NamespaceRef, Reason, SiteState,
-    SiteStatus, Time, names,
+    SiteStatus, TargetKind, Time, names,
 };
 use crate::cluster::Note;
 
@@ -176,6 +177,11 @@ pub(super) fn site_stands_still(site: &crate::api::Site) -> Option<StandsStill> 
         };
         return Some(StandsStill { state, reason: Reason::PendingDeletion, message });
     }
+    if let Some((reason, message)) = past_guard(site) {
+        let recreating = reason == Reason::Recreating;
+        let state = if recreating { SiteState::Restoring } else { SiteState::PendingDeletion };
+        return Some(StandsStill { state, reason, message });
+    }
     let restore = site.annotations().get(names::ANNOTATION_RESTORE);
     if let Some(restore) = restore {
         return Some(StandsStill {
@@ -184,14 +190,15 @@ pub(super) fn site_stands_still(site: &crate::api::Site) -> Option<StandsStill> 
             message: format!("being restored by Restore {restore}"),
         });
     }
-    if site.meta().deletion_timestamp.is_some() {
-        return Some(StandsStill {
-            state: SiteState::PendingDeletion,
-            reason: Reason::UnexpectedDelete,
-            message: "deleted past the gates: the finalizer holds it, and nothing of the tenant is touched".to_owned(),
-        });
-    }
     None
+}
+
+/// Why a Site stands still that was deleted past the guard.
+fn past_guard(site: &crate::api::Site) -> Option<(Reason, String)> {
+    let mark = site.annotations().contains_key(names::ANNOTATION_RECREATE);
+    let terminating = site.meta().deletion_timestamp.is_some();
+    let told = site.status.as_ref().and_then(|s| s.unexpected_delete.as_ref());
+    stands_still(TargetKind::Site, &site.name_any(), mark, terminating, told)
 }
 
 fn duplicate(facts: &Facts) -> Option<Problem> {

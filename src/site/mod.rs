@@ -1,12 +1,13 @@
 //! Sites and Apps: namespaces, labels, finalizers, inventory; manifests applied, readiness told.
 //!
-//! This room must not delete anything, ever. It stands still while an entity is held, purged or
-//! restored.
+//! This room must not delete anything of a tenant, ever. It stands still while an entity is held,
+//! purged or restored. What was deleted past the guard is `recreate`'s.
 
 mod act;
 pub mod app;
 pub mod decide;
 mod observe;
+pub mod recreate;
 
 use std::sync::Arc;
 use std::time::Duration;

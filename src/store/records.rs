@@ -123,9 +123,8 @@ impl Store {
         let folder = Path::from(layout::RECORDS);
         let files: Vec<_> =
             self.objects.list(Some(&folder)).try_collect().await.map_err(unreadable)?;
-        let closed_name = |path: &Path| {
-            path.filename()?.strip_suffix(layout::CLOSED_SUFFIX).map(str::to_owned)
-        };
+        let closed_name =
+            |path: &Path| path.filename()?.strip_suffix(layout::CLOSED_SUFFIX).map(str::to_owned);
         let closed: Vec<String> = files.iter().filter_map(|f| closed_name(&f.location)).collect();
         let mut open: Vec<Record> = vec![];
         for file in files {

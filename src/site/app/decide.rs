@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use super::observe::Facts;
 use crate::api::{
     AppState, AppStatus, AppliedObject, ConditionStatus, ConditionType, Conditions, Reason,
-    SiteState, Time, names,
+    SiteState, TargetKind, Time, names,
 };
 use crate::cluster::Note;
 use crate::site::decide::site_stands_still;
+use crate::site::recreate::decide::stands_still;
 
 /// What to apply.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +91,15 @@ pub fn plan(facts: &Facts) -> Plan {
             message,
         };
     }
+    let told = app.status.as_ref().and_then(|s| s.unexpected_delete.as_ref());
+    let mark = app.annotations().contains_key(names::ANNOTATION_RECREATE);
+    let terminating = app.metadata.deletion_timestamp.is_some();
+    let still = stands_still(TargetKind::App, &app.name_any(), mark, terminating, told);
+    if let Some((reason, message)) = still {
+        let recreating = reason == Reason::Recreating;
+        let state = if recreating { AppState::Restoring } else { AppState::PendingDeletion };
+        return Plan::StandStill { state, reason, message };
+    }
     if let Some(still) = facts.site.as_ref().and_then(site_stands_still) {
         let state = match still.state {
             SiteState::Restoring | SiteState::AwaitingRestore => AppState::Restoring,
@@ -99,15 +109,6 @@ pub fn plan(facts: &Facts) -> Plan {
             }
         };
         return Plan::StandStill { state, reason: still.reason, message: still.message };
-    }
-    if app.metadata.deletion_timestamp.is_some() {
-        return Plan::StandStill {
-            state: AppState::PendingDeletion,
-            reason: Reason::UnexpectedDelete,
-            message:
-                "deleted past the gates: the finalizer holds it, and nothing it applied is touched"
-                    .to_owned(),
-        };
     }
     let own = app.uid().unwrap_or_default();
     if let Some(other) = facts.holders.iter().find(|holder| holder.uid != own) {
@@ -232,9 +233,10 @@ pub fn conclude(facts: &Facts, plan: &Plan, applied: &[Applied], now: Time) -> D
     conditions.set_abnormal(ConditionType::Stalled, why(stalled), generation, now);
     conditions.set_abnormal(ConditionType::Reconciling, why(waiting), generation, now);
     let mut notes = vec![];
-    if old_reason.as_deref() != Some(reason.as_str()) && reason != Reason::ObjectsNotReady {
-        let warning = stalled || reason == Reason::UnexpectedDelete;
-        notes.push(if warning {
+    // The alarm of a delete past the guard is given by `recreate`, which no crash keeps from it.
+    let told_elsewhere = [Reason::ObjectsNotReady, Reason::UnexpectedDelete, Reason::Recreating];
+    if old_reason.as_deref() != Some(reason.as_str()) && !told_elsewhere.contains(&reason) {
+        notes.push(if stalled {
             Note::warning(reason, message)
         } else {
             Note::normal(reason, message)
