@@ -48,15 +48,15 @@ impl Kind {
 /// What the API server serves: every kind once, in the version that it prefers.
 #[derive(Clone, Debug, Default)]
 pub struct Kinds {
-    /// Kinds that can be listed, read and created, in order of group and kind.
+    /// Kinds that can be listed, read, and created or deleted, in order of group and kind.
     archivable: Vec<Kind>,
     /// Every kind in every version, to find one by the words of an object.
     all: Vec<Kind>,
 }
 
 impl Kinds {
-    /// The namespaced kinds of which a site's data can be: those that can be listed, read and
-    /// created, but for those that only tell of other objects.
+    /// The namespaced kinds of which a site's data can be: those that can be listed, read, and
+    /// created or deleted, but for those that only tell of other objects.
     pub fn of_a_site(&self) -> impl Iterator<Item = &Kind> {
         self.archivable.iter().filter(|kind| {
             kind.namespaced && !NEVER_DATA.contains(&(&*kind.resource.group, &*kind.resource.kind))
@@ -109,7 +109,10 @@ fn kinds(groups: impl Iterator<Item = APIGroupDiscovery>) -> Result<Kinds, Disco
             }
             for resource in version.resources {
                 let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
-                let archivable = can("list") && can("get") && can("create");
+                // While its CustomResourceDefinition is being deleted, objects of a kind cannot be
+                // created but still be deleted: they are somebody's data all the same.
+                let made = can("create") || can("delete");
+                let archivable = can("list") && can("get") && made;
                 let Some(kind) = kind(&name, &word, &api_version, resource) else { continue };
                 if archivable && taken.insert(kind.resource.plural.clone()) {
                     found.archivable.push(kind.clone());
@@ -165,7 +168,7 @@ mod tests {
                     "shop",
                     json!([
                         {"version": "v2", "resources": [resource("carts", "Cart", &all)]},
-                        {"version": "v1", "resources": [resource("carts", "Cart", &all), resource("bills", "Bill", &all), resource("views", "View", &["list", "get"])]},
+                        {"version": "v1", "resources": [resource("carts", "Cart", &all), resource("bills", "Bill", &all), resource("views", "View", &["list", "get"]), resource("olds", "Old", &["delete", "list", "get"])]},
                     ]),
                 ),
                 group("events.k8s.io", json!([{"version": "v1", "resources": [resource("events", "Event", &all)]}])),
@@ -177,7 +180,7 @@ mod tests {
             .of_a_site()
             .map(|k| format!("{} {}", k.resource.api_version, k.resource.kind))
             .collect();
-        assert_eq!(words, ["shop/v1 Bill", "shop/v2 Cart"]);
+        assert_eq!(words, ["shop/v1 Bill", "shop/v2 Cart", "shop/v1 Old"]);
         assert!(found.find("shop/v1", "Cart").is_some());
         assert!(found.find("shop/v1", "Other").is_none());
     }

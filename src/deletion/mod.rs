@@ -12,6 +12,8 @@ mod fixtures;
 pub mod gates;
 mod hold;
 mod observe;
+#[cfg(test)]
+mod past_guard_tests;
 pub mod plan;
 mod policy;
 pub mod purge;
