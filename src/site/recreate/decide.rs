@@ -89,9 +89,8 @@ fn hold(facts: &Facts, live: &Live, now: Time) -> Step {
         return Step::Wait(LATER);
     }
     let name = request_name(facts.key.kind, &facts.key.name, &live.uid);
-    let site_first = facts.site == SiteStands::Busy;
     if live.told.is_none() {
-        let askable = live.fenced && !site_first;
+        let askable = live.fenced && facts.site == SiteStands::Steady;
         let tell = |request: Option<String>| {
             let request_ref = request.map(|name| ObjectRef { name });
             Step::Tell(UnexpectedDelete { request_ref, observed_time: now })
@@ -103,7 +102,7 @@ fn hold(facts: &Facts, live: &Live, now: Time) -> Step {
             RequestFacts::Open | RequestFacts::Completed | RequestFacts::Kept => tell(Some(name)),
         };
     }
-    if site_first {
+    if facts.site == SiteStands::Busy {
         // Its Site was deleted as well: what becomes of that decides.
         return Step::Wait(SOON);
     }
@@ -160,7 +159,7 @@ fn record(facts: &Facts, live: &Live, number: u32, now: Time) -> Record {
 /// It is gone, and there is a record of it.
 fn create(facts: &Facts, record: &Record) -> Step {
     if facts.key.kind == TargetKind::App {
-        if facts.site == SiteStands::Busy {
+        if facts.site != SiteStands::Steady {
             return Step::Wait(SOON);
         }
         let own = |n: &&NamespaceFacts| record.namespaces.iter().any(|r| r.uid == n.exact.uid);

@@ -65,11 +65,12 @@ enum Event {
     RequestsCrdComes,
     SomebodyCreates,
     SiteBusy,
+    SiteComing,
     SiteSteady,
     NamespaceGoes,
 }
 
-const EVENTS: [Event; 16] = [
+const EVENTS: [Event; 17] = [
     Event::Delete,
     Event::Edit,
     Event::Cancel,
@@ -84,6 +85,7 @@ const EVENTS: [Event; 16] = [
     Event::RequestsCrdComes,
     Event::SomebodyCreates,
     Event::SiteBusy,
+    Event::SiteComing,
     Event::SiteSteady,
     Event::NamespaceGoes,
 ];
@@ -123,7 +125,8 @@ impl World {
             purged: false,
             foreign: false,
             deletes: 2,
-            edits: 1,
+            // An App has more around it that can change; an edit is the same for both.
+            edits: u32::from(kind == TargetKind::Site),
             crds: 1,
             creates: 1,
         }
@@ -372,8 +375,12 @@ impl World {
                 app.then_some(())?;
                 w.site = SiteStands::Busy;
             }
-            Event::SiteSteady => {
+            Event::SiteComing => {
                 (w.site == SiteStands::Busy).then_some(())?;
+                w.site = SiteStands::Coming;
+            }
+            Event::SiteSteady => {
+                (w.site != SiteStands::Steady).then_some(())?;
                 w.site = SiteStands::Steady;
             }
             Event::NamespaceGoes => {

@@ -348,11 +348,11 @@ async fn look(
     let steps = async {
         for _ in 0..STEPS {
             let record = lock(&open).get(&key).cloned();
-            let busy = |site: &str| {
+            let comes = |site: &str| {
                 let key = Key { kind: TargetKind::Site, namespace: None, name: site.to_owned() };
                 lock(&open).contains_key(&key)
             };
-            let facts = observe(&ctx, &key, record.as_ref(), busy, crds).await?;
+            let facts = observe(&ctx, &key, record.as_ref(), comes, crds).await?;
             let step = decide(&facts, ctx.now());
             tracing::debug!(entity = %key, ?step, "deleted past the guard");
             match &step {

@@ -127,6 +127,8 @@ pub enum SiteStands {
     Steady,
     /// It was deleted past the guard, or is being purged: what becomes of it comes first.
     Busy,
+    /// It was deleted past the guard and let go: it comes back, and before its Apps.
+    Coming,
 }
 
 /// The kinds that matter here.
@@ -183,7 +185,7 @@ pub fn entities(ctx: &Context, key: &Key) -> Api<DynamicObject> {
     }
 }
 
-/// Reads what is so with an entity. `busy` says whether there is an open record of a Site.
+/// Reads what is so with an entity. `comes` says whether there is an open record of a Site.
 ///
 /// # Errors
 /// Any read that fails.
@@ -191,7 +193,7 @@ pub async fn observe(
     ctx: &Context,
     key: &Key,
     record: Option<&Record>,
-    busy: impl Fn(&str) -> bool,
+    comes: impl Fn(&str) -> bool,
     crds: Crds,
 ) -> Result<Facts> {
     let live = entities(ctx, key).get_opt(&key.name).await.during(format!("read {key}"))?;
@@ -205,7 +207,7 @@ pub async fn observe(
     if key.kind == TargetKind::App {
         let owner = namespaces.first().and_then(|n| n.labels().get(names::LABEL_SITE).cloned());
         if let Some(owner) = owner {
-            site = site_stands(ctx, &owner, &busy).await?;
+            site = site_stands(ctx, &owner, &comes).await?;
         }
     }
     let namespaces = namespaces.iter().map(|n| NamespaceFacts {
@@ -290,10 +292,11 @@ async fn request(ctx: &Context, key: &Key, live: &Live, crd: CrdState) -> Result
     })
 }
 
-async fn site_stands(ctx: &Context, name: &str, busy: impl Fn(&str) -> bool) -> Result<SiteStands> {
-    if busy(name) {
-        return Ok(SiteStands::Busy);
-    }
+async fn site_stands(
+    ctx: &Context,
+    name: &str,
+    comes: impl Fn(&str) -> bool,
+) -> Result<SiteStands> {
     let api: Api<Site> = Api::all(ctx.client.clone());
     let site = api.get_opt(name).await.during(format!("read Site {name}"))?;
     let is_busy = |site: &Site| {
@@ -301,6 +304,9 @@ async fn site_stands(ctx: &Context, name: &str, busy: impl Fn(&str) -> bool) -> 
         site.meta().deletion_timestamp.is_some()
             || deletion.is_some_and(|d| d.phase == DeletionPhase::Purging)
     };
-    let busy = site.as_ref().is_some_and(is_busy);
-    Ok(if busy { SiteStands::Busy } else { SiteStands::Steady })
+    Ok(match site {
+        Some(site) if is_busy(&site) => SiteStands::Busy,
+        None if comes(name) => SiteStands::Coming,
+        _ => SiteStands::Steady,
+    })
 }
