@@ -36,7 +36,7 @@ mod weaken;
 pub use compare::{Difference, difference};
 pub use guide::guide;
 pub use object::{GuardKind, GuardObject, GuardPolicy, GuardRule};
-pub use operator::{Need, operator_needs, operator_rbac};
+pub use operator::{Need, explained_rights, operator_needs, operator_rbac};
 pub use probe::{Probe, ProbeRequest, is_denied_by, probes};
 pub use roles::people_roles;
 pub use static_form::{STATIC_SUFFIX, admission_configuration, static_objects};
