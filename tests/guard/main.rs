@@ -8,6 +8,7 @@
 mod accounts;
 mod disk;
 mod entities;
+mod fixtures;
 mod namespaces;
 mod people;
 mod requests;
