@@ -15,6 +15,7 @@ mod requests;
 mod restart;
 mod rows;
 mod table;
+mod uninstall;
 #[path = "../user/mod.rs"]
 mod user;
 mod watch;
