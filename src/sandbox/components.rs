@@ -221,8 +221,6 @@ fn api_server(layout: &Layout, ports: Ports) -> Vec<OsString> {
         path("client-ca-file", &pki, "ca.crt"),
         flag("cert-dir", &pki),
         flag("authorization-mode", "Node,RBAC"),
-        // As kubeadm has it: a kubelet acts for the pods of its own node alone.
-        flag("enable-admission-plugins", "NodeRestriction"),
         flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
         path("service-account-signing-key-file", &pki, "service-accounts.key"),
         path("service-account-key-file", &pki, "service-accounts.pub"),
