@@ -79,6 +79,8 @@ pub mod policy {
     pub const OPERATOR_SECRETS: &str = "reprieve-operator-secrets";
     /// Ways into the operator's pods.
     pub const OPERATOR_PODS: &str = "reprieve-operator-pods";
+    /// What the operator does not do, though its rights would allow it.
+    pub const OPERATOR_LIMITS: &str = "reprieve-operator-limits";
     /// Service accounts by which Apps are applied.
     pub const APP_ACCOUNTS: &str = "reprieve-app-accounts";
     /// Impersonation of the operator (optional).
@@ -109,6 +111,7 @@ pub fn policies() -> Vec<GuardPolicy> {
         accounts::operator_tokens(),
         accounts::operator_secrets(),
         accounts::operator_pods(),
+        accounts::operator_limits(),
         accounts::app_accounts(),
     ]
 }
