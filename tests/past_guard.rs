@@ -74,7 +74,13 @@ impl Stage {
     async fn start() -> Option<Self> {
         let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
         sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
+        // It is killed twenty times, and each time the lease has to expire.
+        let lease = [
+            "--leader-elect-lease-duration=2s",
+            "--leader-elect-renew-deadline=1500ms",
+            "--leader-elect-retry-period=300ms",
+        ];
+        let operator = sandbox.start_operator(&lease).await.expect("the operator starts");
         let admin = User::admin(&sandbox);
         let approvers = ["alice", "bob", "carol"].map(|name| {
             let user = User::person(&sandbox, name, "reprieve-approver");
