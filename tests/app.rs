@@ -52,6 +52,9 @@ fn named(name: &str, namespace: &str, manifests: &[Value]) -> Value {
     })
 }
 
+/// What is tried, in a site of its own.
+type Step = fn(&Stage);
+
 impl Stage {
     /// A site of this name, Ready.
     fn site(&self, name: &str) {
@@ -146,7 +149,7 @@ async fn what_an_app_says_of_itself() {
     sandbox.install().await.expect("it can be installed");
     let mut operator = sandbox.start_operator(&[]).await.expect("the operator starts");
     let stage = Stage { admin: User::admin(&sandbox) };
-    let steps: [(&str, fn(&Stage)); 8] = [
+    let steps: [(&str, Step); 8] = [
         ("bad manifests", bad_manifests),
         ("whose an object is", whose_an_object_is),
         ("rights", what_the_account_may),

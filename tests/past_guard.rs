@@ -74,7 +74,13 @@ impl Stage {
     async fn start() -> Option<Self> {
         let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
         sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
+        // It is killed twenty times, and each time the lease has to expire.
+        let lease = [
+            "--leader-elect-lease-duration=2s",
+            "--leader-elect-renew-deadline=1500ms",
+            "--leader-elect-retry-period=300ms",
+        ];
+        let operator = sandbox.start_operator(&lease).await.expect("the operator starts");
         let admin = User::admin(&sandbox);
         let approvers = ["alice", "bob", "carol"].map(|name| {
             let user = User::person(&sandbox, name, "reprieve-approver");
@@ -467,9 +473,11 @@ async fn crds(stage: &mut Stage) {
         let request = stage.request_of(&format!("site {site}"));
         stage.admin.until_state(&request, "AwaitingApproval");
     }
+    // Told again by an operator that starts, or takes the lease, while it is still on its way out.
     let events = stage.warnings("CustomResourceDefinition", &crd);
-    assert_eq!(events.len(), 1, "expected one Warning; seen: {events:?}");
-    assert_eq!(stage.metric("unexpected_deletes_total", "CustomResourceDefinition"), 2);
+    assert!(!events.is_empty(), "expected a Warning about the CRD; seen none");
+    let counted = stage.metric("unexpected_deletes_total", "CustomResourceDefinition");
+    assert!(counted >= 2, "expected both CRDs counted; seen: {counted}");
     for (site, (_, before)) in sites.iter().zip(&before) {
         before.expect_untouched(&stage.snapshot(site).await, "while its CRD is being deleted");
     }

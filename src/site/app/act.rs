@@ -32,7 +32,7 @@ const MESSAGE: usize = 400;
 
 /// How a request ended that says something about its object.
 enum Sent {
-    Done(DynamicObject),
+    Done(Box<DynamicObject>),
     /// One of that name is there already, or it has just changed.
     Conflict(String),
     Refused(Reason, String),
@@ -249,7 +249,7 @@ impl Target<'_> {
                 .body(bytes.clone())
                 .map_err(|error| Error::answer(&doing, error))?;
             let error = match self.room.ctx.client.request::<DynamicObject>(request).await {
-                Ok(live) => return Ok(Sent::Done(live)),
+                Ok(live) => return Ok(Sent::Done(Box::new(live))),
                 Err(error) => error,
             };
             if is_conflict(&error) {

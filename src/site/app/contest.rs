@@ -13,7 +13,10 @@ pub const WINDOW: i64 = 300;
 
 /// The corrections of each object, by UID. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Contests(Arc<Mutex<HashMap<String, Vec<(Time, String)>>>>);
+pub struct Contests(Arc<Mutex<HashMap<String, Corrections>>>);
+
+/// When an object was put back, and what had been changed by whom, in words.
+type Corrections = Vec<(Time, String)>;
 
 impl Contests {
     /// Remembers that the object was put back, and what was changed by whom, in words.
@@ -34,7 +37,7 @@ impl Contests {
         (recent >= LIMIT).then(|| (last.plus_seconds(WINDOW), what.clone()))
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Vec<(Time, String)>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Corrections>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
