@@ -266,6 +266,7 @@ fn what_idling_costs(stage: &Stage) {
             !r.contains("dryRun")
                 && !r.contains("admissionregistration")
                 && !r.contains("coordination.k8s.io")
+                && !r.contains("authorization.k8s.io")
                 && !r.contains("/version")
         };
         let asked: Vec<&String> = new.iter().filter(of_this_room).collect();
