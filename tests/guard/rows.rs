@@ -161,6 +161,9 @@ async fn namespaces(c: &Cluster, rows: &mut Vec<Row>) {
     }
     let purge = json!({"metadata": {"annotations": {names::ANNOTATION_PURGE: "u"}}});
     rows.push(row("T3", p, "the mark of a purge", Form::Merge, &own).body(purge).may(&o));
+    let record = json!({"metadata": {"annotations": {names::ANNOTATION_RECORD: "{}"}}});
+    let what = "the record of a Site that was deleted past the guard";
+    rows.push(row("T4", p, what, Form::Merge, &own).body(record).may(&o));
     let api: Api<Namespace> = Api::all(c.admin.clone());
     let mut put = json!(api.get("t-site").await.expect("a namespace"));
     put["spec"] = json!({"finalizers": []});

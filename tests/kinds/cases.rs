@@ -86,6 +86,29 @@ pub fn rules() -> Vec<Case> {
             json!({"/metadata/name": "a".repeat(63)}),
             json!({"/metadata/name": "acme.example"}),
         ),
+        create(
+            "Site",
+            "",
+            "default, reprieve-system and kube-* belong to the system: name another namespace in \
+             spec.namespaces",
+            json!({"/metadata/name": "default", "/spec/namespaces": ["acme"]}),
+            json!({"/spec/namespaces": ["base", "kube-public"]}),
+        ),
+        create(
+            "Site",
+            "",
+            "default, reprieve-system and kube-* belong to the system: name another namespace in \
+             spec.namespaces",
+            json!({"/metadata/name": "kubernetes", "/spec/namespaces": null}),
+            json!({"/metadata/name": "reprieve-system", "/spec/namespaces": null}),
+        ),
+        create(
+            "App",
+            "",
+            "an App's name has at most 63 characters: it is the value of a label on its objects",
+            json!({"/metadata/name": "a".repeat(63)}),
+            json!({"/metadata/name": "a".repeat(64)}),
+        ),
         update(
             "Site",
             "",

@@ -197,13 +197,13 @@ mod tests {
         let all: Vec<String> = operator_needs().iter().map(words).collect();
         for one in [
             "list *",
-            "watch sites.reprieve.dev",
+            "delete sites.reprieve.dev",
             "delete namespaces",
             "update leases.coordination.k8s.io/reprieve -n reprieve-system",
         ] {
             assert!(all.iter().any(|word| word == one), "{one}: {all:?}");
         }
         assert_eq!(some_of(&all[..2]), "get *, list *");
-        assert_eq!(some_of(&all[..5]), "get *, list *, create * and 2 more");
+        assert_eq!(some_of(&all[..5]), "get *, list *, watch * and 2 more");
     }
 }

@@ -1,17 +1,14 @@
 //! Apps, as whoever runs them meets them: what is applied and what is not, whose an object is,
 //! what comes back when somebody changes it, and when an App is ready. One cluster, one site of
 //! its own for each step, all steps at the same time.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::user::{User, condition, expect_condition};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
-use user::{User, condition, expect_condition};
 
 /// "A second or two", on a machine that does other things as well.
 const SOON: Duration = Duration::from_secs(6);

@@ -4,21 +4,18 @@
 //! The operator is killed again and again meanwhile.
 //!
 //! One cluster serves all steps, because it takes seconds to start.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::user::{Snapshot, User, condition, expect, expect_condition, grant, http, sample};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
-use user::{Snapshot, User, condition, expect, expect_condition, grant, http, sample};
 
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// Sites with the sample App, by name; the id of the n-th is `site-<n>`.
 const SITES: [&str; 4] = ["acme", "bolt", "cato", "dune"];
 /// Small Sites beside them.
@@ -132,14 +129,14 @@ impl Stage {
     }
 
     /// Asks for a dry run of a delete until it goes as expected: policies load within a second.
-    fn until_delete(&self, what: &str, expected: &str, holds: impl Fn(&user::Said) -> bool) {
+    fn until_delete(&self, what: &str, expected: &str, holds: impl Fn(&crate::user::Said) -> bool) {
         let begun = Instant::now();
         loop {
             let said = self.admin.kubectl(&format!("delete {what} --dry-run=server"));
             if holds(&said) {
                 break;
             }
-            assert!(begun.elapsed() < user::PATIENCE, "expected {expected}; seen: {said:?}");
+            assert!(begun.elapsed() < crate::user::PATIENCE, "expected {expected}; seen: {said:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
         // Those that were not tried may come with the next load.
@@ -185,7 +182,7 @@ impl Stage {
                 return live;
             }
             assert!(
-                begun.elapsed() < user::PATIENCE,
+                begun.elapsed() < crate::user::PATIENCE,
                 "{what}: expected another than {old_uid}, Ready; seen: {said:?}; the operator: {}",
                 self.operator.process().log_tail(20)
             );
@@ -307,7 +304,7 @@ async fn site_held_and_cancelled(stage: &Stage) {
     before.expect_untouched(&stage.snapshot("acme").await, "while a Site is held");
 
     // A second request for it is refused: its own is the older one, and it is on its way.
-    let own = user::request("acme-too", "Site", &["site-1".to_owned()]);
+    let own = crate::user::request("acme-too", "Site", &["site-1".to_owned()]);
     stage.admin.create(&own).worked();
     let live = stage.admin.until_state("acme-too", "Refused");
     expect_condition(&live, "ScopeValid", &["False"]);

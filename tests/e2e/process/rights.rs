@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use reprieve::guard::{Need, operator_needs};
 use serde_json::{Value, json};
 
-use super::user::{User, request};
 use super::{Stage, audit};
+use crate::user::{User, request};
 
 /// A purge and a restore; everything else has been done by the steps before.
 pub fn everything_once(stage: &Stage) {

@@ -1,8 +1,5 @@
 //! What people get wrong: each mistake gives one clear line, or one condition, that says what is
 //! wrong, where, and what to do; and nothing is lost by it.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::io::Read as _;
@@ -11,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::user::{Snapshot, User, expect_condition, http, request, sample};
 use reprieve::sandbox::{Process, Sandbox, process};
 use serde_json::json;
-use user::{Snapshot, User, expect_condition, http, request, sample};
 
 const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// How long the operator may take to say what is wrong.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -336,7 +333,7 @@ fn typing_errors_change_nothing(admin: &User) {
         assert_ne!(yaml, app, "the sample has changed");
         admin.apply(&yaml).worked();
         let live = admin.until("app shop -n s1", words[0], |live| {
-            user::condition(live, "Ready").starts_with(&format!("False {}", words[0]))
+            crate::user::condition(live, "Ready").starts_with(&format!("False {}", words[0]))
         });
         expect_condition(&live, "Ready", &words);
         assert_eq!(live["status"]["objects"].as_array().map(Vec::len), Some(10), "{live}");
@@ -348,7 +345,7 @@ fn typing_errors_change_nothing(admin: &User) {
     // The id of another one: refused in words that name it, and nothing is set up for it.
     admin.apply(&sample(SITE, "twin", 1)).worked();
     let live = admin.until("site twin", "DuplicateId", |live| {
-        user::condition(live, "Ready").starts_with("False DuplicateId")
+        crate::user::condition(live, "Ready").starts_with("False DuplicateId")
     });
     expect_condition(&live, "Ready", &["site-1", "Site s1"]);
     let seen = admin.kubectl("get namespace twin -o name --ignore-not-found");
@@ -406,7 +403,7 @@ fn apps_that_are_empty_or_large(admin: &User) {
     // A single object that is too large is named; nothing of the App is lost by it.
     admin.apply(&large("heavy", 1, 1_100_000)).worked();
     let live = admin.until("app heavy -n large", "ApplyFailed", |live| {
-        user::condition(live, "Ready").starts_with("False ApplyFailed")
+        crate::user::condition(live, "Ready").starts_with("False ApplyFailed")
     });
     expect_condition(&live, "Ready", &["manifests[0]", "heavy-0", "Too long"]);
     // An App that was just small enough to be written: what cannot be a condition is an event.
@@ -511,7 +508,7 @@ fn store_that_goes_away(sandbox: &Sandbox, admin: &User) {
         }))
         .worked();
     let live = admin.until("bkp hard", "StoreUnavailable", |live| {
-        user::condition(live, "Succeeded").starts_with("False StoreUnavailable")
+        crate::user::condition(live, "Succeeded").starts_with("False StoreUnavailable")
     });
     expect_condition(&live, "Succeeded", &["cannot be written", &sandbox.store_url()]);
     fs::remove_file(&store).expect("a file");

@@ -1,17 +1,14 @@
 //! Sites, as a platform team meets them: whose a namespace is, who holds an id, what an account
 //! may, what is counted, and what is lost. One cluster serves all steps; at the end the guard is
 //! taken away, because what it stops cannot be seen otherwise.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::user::{User, condition, expect_condition, http};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
-use user::{User, condition, expect_condition, http};
 
 /// "A second or two", on a machine that does other things as well.
 const SOON: Duration = Duration::from_secs(5);
