@@ -98,21 +98,21 @@ impl StoreError {
         }
     }
 
+    /// What to look at, for whoever starts the operator.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::BadUrl { .. } | Self::Unwritable { .. } | Self::Unreadable { .. } => {
+                ": check --store-url and its volume or bucket"
+            }
+            Self::Archive { .. } => "",
+        }
+    }
+
     pub(super) fn unwritable(url: &str, error: object_store::Error) -> Self {
-        Self::Unwritable { url: url.to_owned(), why: one_line(&error) }
+        Self::Unwritable { url: url.to_owned(), why: super::trouble::describe(&error, url) }
     }
 
     pub(super) fn unreadable(url: &str, error: object_store::Error) -> Self {
-        Self::Unreadable { url: url.to_owned(), why: one_line(&error) }
+        Self::Unreadable { url: url.to_owned(), why: super::trouble::describe(&error, url) }
     }
-}
-
-/// The innermost cause says what happened; what is around it repeats paths and type names.
-fn one_line(error: &object_store::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = cause.to_string();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -17,10 +17,13 @@
 
 pub mod archive;
 pub mod catalogue;
+mod connect;
 mod error;
 pub mod layout;
+mod options;
 mod reader;
 pub mod records;
+mod trouble;
 mod writer;
 
 #[cfg(test)]
@@ -28,14 +31,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
-use url::Url;
 
 pub use archive::{Archive, Entry, Header, Identity, Manifest};
 pub use catalogue::CatalogueEntry;
 pub use error::{Damage, StoreError};
+pub use options::{Options, StoreArgs};
 pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
 pub use writer::{ArchiveWriter, Written};
@@ -51,26 +53,19 @@ impl Store {
     /// Opens the store at this URL, and proves that it can be written and read.
     ///
     /// # Errors
-    /// A URL of another form than `file:///path`, a folder that is not there, and a store that
-    /// cannot be written or read back.
+    /// A URL that names no store, and a store that cannot be written or read back.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let bad = |why: String| StoreError::BadUrl { url: url.to_owned(), why };
-        let parsed = Url::parse(url).map_err(|error| bad(error.to_string()))?;
-        if parsed.scheme() != "file" {
-            return Err(bad(format!("the scheme {:?} is not known: use file://", parsed.scheme())));
-        }
-        let folder = parsed
-            .to_file_path()
-            .map_err(|()| bad("use an absolute path, as in file:///backups".to_owned()))?;
-        // An absent folder is more likely a volume that is not mounted than a wish for a new one.
-        if !folder.is_dir() {
-            return Err(bad(format!("{} is not a folder", folder.display())));
-        }
-        let objects = LocalFileSystem::new_with_prefix(&folder)
-            .map_err(|error| bad(error.to_string()))?
-            // A purge relies on what is written here: it must survive a crash of the machine.
-            .with_fsync(true);
-        let store = Self::over(Arc::new(objects), url);
+        Self::open_with(Options::new(url)).await
+    }
+
+    /// Opens a store, and proves that it can be written and read.
+    ///
+    /// # Errors
+    /// A URL that names no store, and a store that cannot be written or read back.
+    pub async fn open_with(options: Options) -> Result<Self, StoreError> {
+        let url = connect::parse(&options.url)?;
+        let objects = connect::connect(&url, &options.settings, options.timeout)?;
+        let store = Self::over(objects, &options.url);
         store.probe().await?;
         Ok(store)
     }

@@ -206,7 +206,10 @@ async fn a_store_that_cannot_be_used_says_why_in_one_line() {
     std::fs::write(&file, "").unwrap();
     let rows = [
         ("nonsense".to_owned(), "cannot be used"),
-        ("s3://bucket".to_owned(), "scheme"),
+        ("ftp://bucket".to_owned(), "names no object store"),
+        ("memory:///".to_owned(), "names no object store"),
+        ("https://example.invalid/x".to_owned(), "names no object store"),
+        ("s3:///x".to_owned(), "names no object store"),
         ("file:///does/not/exist".to_owned(), "not a folder"),
         (format!("file://{}", file.display()), "not a folder"),
         // A folder in which not even root can make a file.
@@ -217,6 +220,11 @@ async fn a_store_that_cannot_be_used_says_why_in_one_line() {
         assert!(error.contains(part) && !error.contains('\n'), "{url}: {error}");
     }
     Store::open(&format!("file://{}", folder.path().display())).await.unwrap();
+    for url in ["s3://key:s3cret@bucket/x", "az://container/x?sig=s3cret", "file:///x?s3cret"] {
+        let error = Store::open(url).await.unwrap_err().to_string();
+        assert!(error.contains("must hold no password"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,11 @@ use crate::cluster::form::{RootDigest, digest_text};
 const LEVEL: i32 = 3;
 /// Compressed bytes that are handed on at a time.
 const CHUNK: usize = 256 * 1024;
+/// Bytes of a part of a large archive: the least that S3 takes. Up to this, an archive is one
+/// request.
+const PART: usize = 5 * 1024 * 1024;
+/// Parts on their way at a time. With `PART` it bounds what one archive takes of the memory.
+const PARTS: usize = 2;
 
 /// An archive that is being written. It is not in the store until it is finished; dropping it
 /// before leaves nothing that could be taken for an archive.
@@ -61,7 +66,7 @@ impl ArchiveWriter {
             url: url.to_owned(),
             location: location.to_owned(),
             encoder,
-            out: BufWriter::new(objects, path),
+            out: BufWriter::with_capacity(objects, path, PART).with_max_concurrency(PARTS),
             written: 0,
             count: 0,
             bytes: 0,
