@@ -29,6 +29,24 @@ pub enum StoreError {
         /// What it said.
         why: String,
     },
+    /// A key cannot be used.
+    #[error("{flag} {file} cannot be used: {why}")]
+    BadKey {
+        /// The flag that gives it.
+        flag: &'static str,
+        /// The file, or what else was given.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A catalogue entry is not what it should be.
+    #[error("the catalogue entry {location} {damage}")]
+    Entry {
+        /// Where the entry lies.
+        location: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
     /// The archive is not what it should be.
     #[error("the archive {location} {damage}")]
     Archive {
@@ -57,6 +75,9 @@ pub enum Damage {
     /// It is of a format that this version does not read.
     #[error("is of the format {0:?}; this version reads {FORMAT:?}")]
     Format(String),
+    /// It is a catalogue entry of a format that this version does not read.
+    #[error("is of the format {0:?}; this version reads {entry:?}", entry = super::catalogue::FORMAT)]
+    UnknownEntry(String),
     /// It is of another site.
     #[error("is of {found}, not of {expected}")]
     ForeignSite {
@@ -68,6 +89,34 @@ pub enum Damage {
     /// An object is not the one that was written.
     #[error("is damaged: the object {0} does not match its digest")]
     Object(String),
+    /// Nobody signed it.
+    #[error(
+        "is not signed, and only what is signed is taken: if it is yours all the same, \
+         --allow-unsigned-archives takes it"
+    )]
+    Unsigned,
+    /// Somebody signed it whose key is not trusted.
+    #[error(
+        "is signed with the key {0}, which is not trusted: if it is yours, give its public half by \
+         --trusted-key-file"
+    )]
+    UnknownKey(String),
+    /// It says that a trusted key signed it, which is not so.
+    #[error("is not what was signed: its signature does not fit to the trusted key {0}")]
+    Forged(String),
+    /// It does not lie where it says.
+    #[error("is of another place: it belongs to {0}")]
+    Misplaced(String),
+    /// Archive and catalogue entry don't fit together.
+    #[error("is not the one of its catalogue entry: its {what} is {found}, not {expected}")]
+    Unlisted {
+        /// In what they differ.
+        what: &'static str,
+        /// What the entry says.
+        expected: String,
+        /// What the archive says.
+        found: String,
+    },
     /// It has another number of objects than it says.
     #[error("is damaged: it holds {found} objects, its manifest says {expected}")]
     Count {
@@ -94,7 +143,10 @@ impl StoreError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unwritable { .. } | Self::Unreadable { .. } => true,
-            Self::BadUrl { .. } | Self::Archive { .. } => false,
+            Self::BadUrl { .. }
+            | Self::BadKey { .. }
+            | Self::Entry { .. }
+            | Self::Archive { .. } => false,
         }
     }
 
@@ -104,7 +156,7 @@ impl StoreError {
             Self::BadUrl { .. } | Self::Unwritable { .. } | Self::Unreadable { .. } => {
                 ": check --store-url and its volume or bucket"
             }
-            Self::Archive { .. } => "",
+            Self::BadKey { .. } | Self::Entry { .. } | Self::Archive { .. } => "",
         }
     }
 

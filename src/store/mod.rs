@@ -23,9 +23,12 @@ pub mod layout;
 mod options;
 mod reader;
 pub mod records;
+mod signing;
 mod trouble;
 mod writer;
 
+#[cfg(test)]
+mod signing_tests;
 #[cfg(test)]
 mod tests;
 
@@ -35,11 +38,12 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 pub use archive::{Archive, Entry, Header, Identity, Manifest};
-pub use catalogue::CatalogueEntry;
+pub use catalogue::{CatalogueEntry, Listing};
 pub use error::{Damage, StoreError};
 pub use options::{Options, StoreArgs};
 pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
+pub use signing::{Keys, PublicKey, Signature};
 pub use writer::{ArchiveWriter, Written};
 
 /// The object store in which the archives lie.
@@ -47,6 +51,7 @@ pub use writer::{ArchiveWriter, Written};
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: String,
+    keys: Arc<Keys>,
 }
 
 impl Store {
@@ -65,19 +70,27 @@ impl Store {
     pub async fn open_with(options: Options) -> Result<Self, StoreError> {
         let url = connect::parse(&options.url)?;
         let objects = connect::connect(&url, &options.settings, options.timeout)?;
-        let store = Self::over(objects, &options.url);
+        let store = Self { keys: Arc::new(options.keys), ..Self::over(objects, &options.url) };
         store.probe().await?;
         Ok(store)
     }
 
     /// A store over this backend; `url` is for messages alone.
     pub(crate) fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned() }
+        Self { objects, url: url.to_owned(), keys: Arc::default() }
     }
 
     /// The URL that was opened.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How archives are signed, for the log: the public key, or that there is none.
+    pub fn signing(&self) -> String {
+        match self.keys.public() {
+            Some(key) => format!("{key}, {} trusted", self.keys.trusted()),
+            None => format!("none, {} trusted", self.keys.trusted()),
+        }
     }
 
     /// Writes a small object and reads it back.
@@ -105,7 +118,7 @@ impl Store {
     /// # Errors
     /// A place that is no path of the store.
     pub fn write(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
-        ArchiveWriter::new(self.objects.clone(), &self.url, location, header)
+        ArchiveWriter::new(self, location, header)
     }
 
     /// Begins to read an archive. Its header is checked at once, every object as it is read, and
@@ -118,7 +131,20 @@ impl Store {
         location: &str,
         expected: Expected,
     ) -> Result<ArchiveReader, StoreError> {
-        ArchiveReader::open(&*self.objects, &self.url, location, expected).await
+        ArchiveReader::open(self, location, expected).await
+    }
+
+    /// Begins to read the archive of a catalogue entry, as [`Store::read`] does. It must be the
+    /// one that the entry speaks of in every word, and not an older one that was put in its place.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_listed(&self, entry: &CatalogueEntry) -> Result<ArchiveReader, StoreError> {
+        let expected = Expected { site: entry.site.clone(), digest: Some(entry.digest.clone()) };
+        let mut reader = self.read(&entry.location, expected).await?;
+        entry.check(reader.header())?;
+        reader.listed = Some(entry.objects);
+        Ok(reader)
     }
 
     /// Reads an archive to its end and keeps nothing: proves that it is whole and what it says.

@@ -1,8 +1,10 @@
 //! How a store is opened, and the flags that say so.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connect::{self, Setting};
+use super::signing::Keys;
 use super::{Store, StoreError};
 
 /// The flags of the store, for every command that uses one.
@@ -26,6 +28,22 @@ pub struct StoreArgs {
         value_parser = clap::value_parser!(u64).range(1..=600)
     )]
     pub store_timeout_seconds: u64,
+
+    /// The private key that signs what is written to the store: Ed25519, PEM (PKCS #8), as
+    /// `openssl genpkey -algorithm ed25519` makes it. Keep it outside of the store. With it, only
+    /// archives that it or a trusted key has signed are read.
+    #[arg(long, env = "REPRIEVE_SIGNING_KEY_FILE", value_name = "PATH")]
+    pub signing_key_file: Option<PathBuf>,
+
+    /// Public keys, PEM, whose archives are read as well: of former signing keys, or of another
+    /// cluster's. May be given several times.
+    #[arg(long, env = "REPRIEVE_TRUSTED_KEY_FILES", value_name = "PATH", value_delimiter = ',')]
+    pub trusted_key_file: Vec<PathBuf>,
+
+    /// Read archives that nobody has signed, or somebody unknown. Whoever can write to the store
+    /// can then make a restore create what he likes.
+    #[arg(long, env = "REPRIEVE_ALLOW_UNSIGNED_ARCHIVES")]
+    pub allow_unsigned_archives: bool,
 }
 
 impl StoreArgs {
@@ -35,7 +53,18 @@ impl StoreArgs {
     /// A URL that names no store.
     pub fn options(&self) -> Result<Options, StoreError> {
         connect::parse(&self.store_url)?;
+        let mut keys = Keys::default();
+        if let Some(file) = &self.signing_key_file {
+            keys.sign_with(file)?;
+        }
+        for file in &self.trusted_key_file {
+            keys.trust(file)?;
+        }
+        if self.allow_unsigned_archives {
+            keys.allow_unsigned();
+        }
         Ok(Options {
+            keys,
             timeout: Duration::from_secs(self.store_timeout_seconds),
             ..Options::new(&self.store_url)
         })
@@ -46,7 +75,14 @@ impl StoreArgs {
     /// # Errors
     /// Flags that cannot be used, and a store that cannot be written or read.
     pub async fn open(&self) -> Result<Store, StoreError> {
-        Store::open_with(self.options()?).await
+        let store = Store::open_with(self.options()?).await?;
+        if store.keys.takes_any() {
+            tracing::warn!(
+                "archives of anybody are read: whoever can write to the store can make a restore \
+                 create what he likes; --signing-key-file ends this (docs/archive-format.md)"
+            );
+        }
+        Ok(store)
     }
 }
 
@@ -60,11 +96,18 @@ pub struct Options {
     pub settings: Vec<Setting>,
     /// How long to wait for an answer, or for more of it.
     pub timeout: Duration,
+    /// Who signs, and whom to trust.
+    pub keys: Keys,
 }
 
 impl Options {
     /// The store at this URL, with what the environment says.
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), settings: vec![], timeout: Duration::from_secs(30) }
+        Self {
+            url: url.to_owned(),
+            settings: vec![],
+            timeout: Duration::from_secs(30),
+            keys: Keys::default(),
+        }
     }
 }

@@ -2,15 +2,14 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
+use super::Store;
 use super::archive::{Entry, Header, Line, Manifest};
 use super::error::StoreError;
 use crate::cluster::form::{RootDigest, digest_text};
@@ -28,8 +27,9 @@ const PARTS: usize = 2;
 /// An archive that is being written. It is not in the store until it is finished; dropping it
 /// before leaves nothing that could be taken for an archive.
 pub struct ArchiveWriter {
-    url: String,
+    store: Store,
     location: String,
+    header: Header,
     encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
     out: BufWriter,
     written: u64,
@@ -51,22 +51,19 @@ pub struct Written {
 }
 
 impl ArchiveWriter {
-    pub(super) fn new(
-        objects: Arc<dyn ObjectStore>,
-        url: &str,
-        location: &str,
-        header: &Header,
-    ) -> Result<Self, StoreError> {
-        let unwritable = |why: String| StoreError::Unwritable { url: url.to_owned(), why };
+    pub(super) fn new(store: &Store, location: &str, header: &Header) -> Result<Self, StoreError> {
+        let unwritable = |why: String| StoreError::Unwritable { url: store.url.clone(), why };
         let path = Path::parse(location).map_err(|error| unwritable(error.to_string()))?;
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)
             .map_err(|error| unwritable(error.to_string()))?;
         encoder.include_checksum(true).map_err(|error| unwritable(error.to_string()))?;
         let mut writer = Self {
-            url: url.to_owned(),
+            store: store.clone(),
+            header: header.clone(),
             location: location.to_owned(),
             encoder,
-            out: BufWriter::with_capacity(objects, path, PART).with_max_concurrency(PARTS),
+            out: BufWriter::with_capacity(store.objects.clone(), path, PART)
+                .with_max_concurrency(PARTS),
             written: 0,
             count: 0,
             bytes: 0,
@@ -84,7 +81,7 @@ impl ArchiveWriter {
         self.bytes += text.len() as u64;
         // Into memory: it cannot fail but by exhausting it.
         self.encoder.write_all(&text).map_err(|error| StoreError::Unwritable {
-            url: self.url.clone(),
+            url: self.store.url.clone(),
             why: error.to_string(),
         })
     }
@@ -94,7 +91,7 @@ impl ArchiveWriter {
         self.out
             .put(Bytes::from(chunk))
             .await
-            .map_err(|error| StoreError::unwritable(&self.url, error))
+            .map_err(|error| StoreError::unwritable(&self.store.url, error))
     }
 
     /// Adds an object.
@@ -117,14 +114,16 @@ impl ArchiveWriter {
     /// # Errors
     /// A store that cannot be written.
     pub async fn finish(mut self) -> Result<Written, StoreError> {
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             count: self.count,
             bytes: self.bytes,
             content_digest: digest_text(std::mem::take(&mut self.content)),
             root_digest: std::mem::take(&mut self.root).finish(),
+            signature: None,
         };
+        manifest.signature = self.store.keys.sign(&manifest.statement(&self.header));
         self.line(&Line::Manifest(Cow::Borrowed(&manifest)))?;
-        let url = self.url.clone();
+        let url = self.store.url.clone();
         let unwritable = |why: String| StoreError::Unwritable { url: url.clone(), why };
         self.encoder.do_finish().map_err(|error| unwritable(error.to_string()))?;
         let rest = std::mem::take(self.encoder.get_mut());
