@@ -117,6 +117,12 @@ pub enum Damage {
         /// What the archive says.
         found: String,
     },
+    /// It is encrypted to others.
+    #[error(
+        "is encrypted to {}, and no identity here fits: give one of theirs by --age-identity-file",
+        .0.join(", ")
+    )]
+    NoIdentity(Vec<String>),
     /// It has another number of objects than it says.
     #[error("is damaged: it holds {found} objects, its manifest says {expected}")]
     Count {

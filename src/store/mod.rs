@@ -18,6 +18,7 @@
 pub mod archive;
 pub mod catalogue;
 mod connect;
+mod encryption;
 mod error;
 pub mod layout;
 mod options;
@@ -27,6 +28,8 @@ mod signing;
 mod trouble;
 mod writer;
 
+#[cfg(test)]
+mod encryption_tests;
 #[cfg(test)]
 mod signing_tests;
 #[cfg(test)]
@@ -39,6 +42,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 pub use archive::{Archive, Entry, Header, Identity, Manifest};
 pub use catalogue::{CatalogueEntry, Listing};
+pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
 pub use options::{Options, StoreArgs};
 pub use reader::{ArchiveReader, Expected};
@@ -52,6 +56,7 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: String,
     keys: Arc<Keys>,
+    encryption: Arc<Encryption>,
 }
 
 impl Store {
@@ -70,14 +75,18 @@ impl Store {
     pub async fn open_with(options: Options) -> Result<Self, StoreError> {
         let url = connect::parse(&options.url)?;
         let objects = connect::connect(&url, &options.settings, options.timeout)?;
-        let store = Self { keys: Arc::new(options.keys), ..Self::over(objects, &options.url) };
+        let store = Self {
+            keys: Arc::new(options.keys),
+            encryption: Arc::new(options.encryption),
+            ..Self::over(objects, &options.url)
+        };
         store.probe().await?;
         Ok(store)
     }
 
     /// A store over this backend; `url` is for messages alone.
     pub(crate) fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned(), keys: Arc::default() }
+        Self { objects, url: url.to_owned(), keys: Arc::default(), encryption: Arc::default() }
     }
 
     /// The URL that was opened.
@@ -90,6 +99,14 @@ impl Store {
         match self.keys.public() {
             Some(key) => format!("{key}, {} trusted", self.keys.trusted()),
             None => format!("none, {} trusted", self.keys.trusted()),
+        }
+    }
+
+    /// To whom archives are encrypted, for the log.
+    pub fn encryption(&self) -> String {
+        match self.encryption.names() {
+            names if names.is_empty() => "none".to_owned(),
+            names => names.join(", "),
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connect::{self, Setting};
+use super::encryption::Encryption;
 use super::signing::Keys;
 use super::{Store, StoreError};
 
@@ -44,6 +45,16 @@ pub struct StoreArgs {
     /// can then make a restore create what he likes.
     #[arg(long, env = "REPRIEVE_ALLOW_UNSIGNED_ARCHIVES")]
     pub allow_unsigned_archives: bool,
+
+    /// Encrypt archives with age to this public key, age1… May be given several times: each can
+    /// read them. Without it, Secrets lie readable in the store.
+    #[arg(long, env = "REPRIEVE_AGE_RECIPIENTS", value_name = "KEY", value_delimiter = ',')]
+    pub age_recipient: Vec<String>,
+
+    /// Identities of age, AGE-SECRET-KEY-1…, to read encrypted archives with. Needed with
+    /// --age-recipient: a backup counts only once it was read back. May be given several times.
+    #[arg(long, env = "REPRIEVE_AGE_IDENTITY_FILES", value_name = "PATH", value_delimiter = ',')]
+    pub age_identity_file: Vec<PathBuf>,
 }
 
 impl StoreArgs {
@@ -63,8 +74,17 @@ impl StoreArgs {
         if self.allow_unsigned_archives {
             keys.allow_unsigned();
         }
+        let mut encryption = Encryption::default();
+        for recipient in &self.age_recipient {
+            encryption.encrypt_to(recipient)?;
+        }
+        for file in &self.age_identity_file {
+            encryption.read_with(file)?;
+        }
+        encryption.can_read_back()?;
         Ok(Options {
             keys,
+            encryption,
             timeout: Duration::from_secs(self.store_timeout_seconds),
             ..Options::new(&self.store_url)
         })
@@ -98,6 +118,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Who signs, and whom to trust.
     pub keys: Keys,
+    /// To whom archives are encrypted, and which can be read.
+    pub encryption: Encryption,
 }
 
 impl Options {
@@ -108,6 +130,7 @@ impl Options {
             settings: vec![],
             timeout: Duration::from_secs(30),
             keys: Keys::default(),
+            encryption: Encryption::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Store;
 use super::archive::{Entry, FORMAT, Header, Identity, Line, Manifest};
+use super::encryption::Fault;
 use super::error::{Damage, StoreError};
 use crate::cluster::form::{ObjectKey, RootDigest, digest_text, object_digest};
 
@@ -34,7 +35,7 @@ pub struct ArchiveReader {
     store: Store,
     location: String,
     expected: Expected,
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    stream: BoxStream<'static, Result<Bytes, Fault>>,
     decoder: zstd::stream::write::Decoder<'static, Vec<u8>>,
     lines: VecDeque<Vec<u8>>,
     header: Header,
@@ -56,11 +57,13 @@ impl ArchiveReader {
         let missing =
             || StoreError::Archive { location: location.to_owned(), damage: Damage::Missing };
         let path = Path::parse(location).map_err(|_| missing())?;
-        let stream = match store.objects.get(&path).await {
+        let raw = match store.objects.get(&path).await {
             Ok(found) => found.into_stream(),
             Err(object_store::Error::NotFound { .. }) => return Err(missing()),
             Err(error) => return Err(StoreError::unreadable(&store.url, error)),
         };
+        let opened = store.encryption.open(raw).await;
+        let stream = opened.map_err(|fault| fault.told(store, location))?;
         let decoder = zstd::stream::write::Decoder::new(Vec::new()).map_err(|error| {
             StoreError::Unreadable { url: store.url.clone(), why: error.to_string() }
         })?;
@@ -109,7 +112,7 @@ impl ArchiveReader {
                 return Ok(Some(line));
             }
             let next = self.stream.try_next().await;
-            match next.map_err(|error| StoreError::unreadable(&self.store.url, error))? {
+            match next.map_err(|fault| fault.told(&self.store, &self.location))? {
                 Some(chunk) => {
                     // By small pieces: a few bytes can unpack to very many.
                     for piece in chunk.chunks(16 * 1024) {

@@ -144,21 +144,6 @@ async fn lines_in_another_order_and_lines_told_twice_are_seen() {
     }
 }
 
-fn listed(written: &Written) -> CatalogueEntry {
-    CatalogueEntry {
-        format: catalogue::FORMAT.into(),
-        backup: "b".into(),
-        site: site(),
-        purpose: crate::api::BackupPurpose::Manual,
-        time: header().time,
-        location: LOCATION.into(),
-        digest: written.manifest.root_digest.clone(),
-        objects: written.manifest.count,
-        bytes: written.size,
-        keep_until_time: None,
-    }
-}
-
 async fn listed_end(store: &Store, entry: &CatalogueEntry) -> Result<Manifest, StoreError> {
     let mut reader = store.read_listed(entry).await?;
     while reader.next().await?.is_some() {}

@@ -29,11 +29,15 @@ pub(super) fn header() -> Header {
 
 pub(super) fn entry(i: usize) -> Entry {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{i}"), "namespace": "acme"}, "data": {"n": i.to_string(), "text": "x".repeat(i % 7 * 100)}});
+    entry_of(&object)
+}
+
+pub(super) fn entry_of(object: &Value) -> Entry {
     Entry {
-        key: ObjectKey::of(&object).unwrap(),
-        digest: object_digest(&object),
+        key: ObjectKey::of(object).unwrap(),
+        digest: object_digest(object),
         state: ObjectState::Ready,
-        object,
+        object: object.clone(),
     }
 }
 
@@ -62,6 +66,22 @@ pub(super) async fn damage(store: &Store, expected: Expected) -> Damage {
     match store.verify(LOCATION, expected).await {
         Err(StoreError::Archive { damage, .. }) => damage,
         other => panic!("{other:?}"),
+    }
+}
+
+/// The catalogue entry of the archive at `LOCATION`.
+pub(super) fn listed(written: &Written) -> CatalogueEntry {
+    CatalogueEntry {
+        format: catalogue::FORMAT.into(),
+        backup: "b".into(),
+        site: site(),
+        purpose: BackupPurpose::Manual,
+        time: header().time,
+        location: LOCATION.into(),
+        digest: written.manifest.root_digest.clone(),
+        objects: written.manifest.count,
+        bytes: written.size,
+        keep_until_time: None,
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::Store;
 use super::archive::{Entry, Header, Line, Manifest};
+use super::encryption::Sink;
 use super::error::StoreError;
 use crate::cluster::form::{RootDigest, digest_text};
 
@@ -30,7 +31,7 @@ pub struct ArchiveWriter {
     store: Store,
     location: String,
     header: Header,
-    encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
+    encoder: zstd::stream::write::Encoder<'static, Sink>,
     out: BufWriter,
     written: u64,
     count: u64,
@@ -54,7 +55,10 @@ impl ArchiveWriter {
     pub(super) fn new(store: &Store, location: &str, header: &Header) -> Result<Self, StoreError> {
         let unwritable = |why: String| StoreError::Unwritable { url: store.url.clone(), why };
         let path = Path::parse(location).map_err(|error| unwritable(error.to_string()))?;
-        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)
+        let mut encoder = store
+            .encryption
+            .sink()
+            .and_then(|sink| zstd::stream::write::Encoder::new(sink, LEVEL))
             .map_err(|error| unwritable(error.to_string()))?;
         encoder.include_checksum(true).map_err(|error| unwritable(error.to_string()))?;
         let mut writer = Self {
@@ -103,7 +107,7 @@ impl ArchiveWriter {
         self.root.add(&entry.key, &entry.digest);
         self.count += 1;
         if self.encoder.get_ref().len() >= CHUNK {
-            let chunk = std::mem::take(self.encoder.get_mut());
+            let chunk = self.encoder.get_mut().take();
             self.hand_on(chunk).await?;
         }
         Ok(())
@@ -125,9 +129,11 @@ impl ArchiveWriter {
         self.line(&Line::Manifest(Cow::Borrowed(&manifest)))?;
         let url = self.store.url.clone();
         let unwritable = |why: String| StoreError::Unwritable { url: url.clone(), why };
-        self.encoder.do_finish().map_err(|error| unwritable(error.to_string()))?;
-        let rest = std::mem::take(self.encoder.get_mut());
-        self.hand_on(rest).await?;
+        let rest = self.encoder.finish().and_then(Sink::finish);
+        let rest = rest.map_err(|error| unwritable(error.to_string()))?;
+        self.written += rest.len() as u64;
+        let put = self.out.put(Bytes::from(rest)).await;
+        put.map_err(|error| StoreError::unwritable(&url, error))?;
         self.out.shutdown().await.map_err(|error| {
             // The store's own error is inside.
             match error.downcast::<object_store::Error>() {
