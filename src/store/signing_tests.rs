@@ -188,7 +188,7 @@ async fn catalogue_entries_are_signed_and_forged_ones_are_told() {
     };
     ours.enter(&right).await.unwrap();
     for store in [&ours, &none] {
-        assert_eq!(store.catalogue().await.unwrap().entries, [right.clone()]);
+        assert_eq!(store.catalogue().await.unwrap().entries, std::slice::from_ref(&right));
     }
     let text = none.objects.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
     let text = String::from_utf8(text).unwrap();
