@@ -159,6 +159,28 @@ impl Encryption {
         Ok(Sink::Age(Box::new(encryptor.wrap_output(out.clone())?), out))
     }
 
+    /// A small object as it is to lie in the store.
+    pub(super) fn seal(&self, text: &[u8]) -> io::Result<Bytes> {
+        let mut sink = self.sink()?;
+        sink.write_all(text)?;
+        sink.finish().map(Bytes::from)
+    }
+
+    /// A small object, out of what lies in the store.
+    pub(super) async fn unseal(&self, bytes: Bytes) -> Result<Vec<u8>, Fault> {
+        // One that is not encrypted begins with `{` as the clear line does.
+        if !bytes.starts_with(b"{\"encrypted\":") {
+            return Ok(bytes.to_vec());
+        }
+        let stream = self.open(stream::iter([Ok(bytes)]).boxed()).await?;
+        stream
+            .try_fold(vec![], async |mut all, piece| {
+                all.extend_from_slice(&piece);
+                Ok(all)
+            })
+            .await
+    }
+
     /// The compressed bytes of an archive, out of what lies in the store.
     pub(super) async fn open(
         &self,
