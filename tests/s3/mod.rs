@@ -95,7 +95,8 @@ impl S3 {
     /// How this store is opened, over `address`: the server's own, or a proxy's.
     pub fn options_over(&self, url: &str, address: SocketAddr) -> Options {
         let mut options = Options::new(url);
-        options.timeout = Duration::from_secs(3);
+        // Builds of others can slow the server down by much.
+        options.timeout = Duration::from_secs(30);
         options.settings = self.settings(address);
         options
     }
