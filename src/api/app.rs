@@ -20,6 +20,7 @@ use super::{Condition, Deletion, UnexpectedDelete, names};
     status = "AppStatus",
     derive = "PartialEq",
     selectable = ".spec.id",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("an App's name has at most 63 characters: it is the value of a label on its objects"),
     doc = "One product instance inside a site. It lives in a namespace of the site and owns the objects that its manifests describe. It is deleted through a DeletionRequest, never with `kubectl delete`.",
     printcolumn(
         name = "Id",
@@ -112,9 +113,15 @@ pub struct AppStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The objects that were applied, with their UIDs: what the App owns.
+    /// The objects that were applied, with their UIDs: what the App owns. Those that left
+    /// `spec.manifests` stay, marked as orphaned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<AppliedObject>,
+    /// The manifests that are not applied as they are now, and why: the first 50. How many there
+    /// are, the condition `Ready` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub failures: Vec<ManifestFailure>,
     /// The deletion that is under way. Only the operator writes it, and the guard goes by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
@@ -139,7 +146,9 @@ pub enum AppState {
 }
 
 /// An object that an App applied.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub struct AppliedObject {
     /// API group and version. Example: `apps/v1`.
@@ -150,7 +159,36 @@ pub struct AppliedObject {
     pub name: String,
     /// UID: what tells it from a later object of the same name.
     pub uid: String,
-    /// Whether the object is ready, and if not, what it waits for.
+    /// What the object waits for to become ready. Absent: it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// True for an object that is in `spec.manifests` no more. It is left alone; delete it, or
+    /// remove its label `reprieve.dev/app`, and it leaves this list.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub orphaned: bool,
+    /// Digest of the manifest as it was applied: the operator applies again what differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// Digest of the fields that the App owned then, by `metadata.managedFields`: the operator
+    /// knows by it whether somebody has changed one since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<String>,
+}
+
+/// A manifest that is not applied as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestFailure {
+    /// Its place in `spec.manifests`, from 0.
+    pub index: i64,
+    /// Kind. Empty where the manifest has none.
+    #[serde(default)]
+    pub kind: String,
+    /// Name. Empty where the manifest has none.
+    #[serde(default)]
+    pub name: String,
+    /// Why, as one CamelCase word that programs can match. Example: `NotOwned`.
+    pub reason: String,
+    /// Why, in words.
+    pub message: String,
 }

@@ -15,7 +15,7 @@ mod restore;
 mod site;
 mod time;
 
-pub use app::{App, AppSpec, AppState, AppStatus, AppliedObject};
+pub use app::{App, AppSpec, AppState, AppStatus, AppliedObject, ManifestFailure};
 pub use backup::{
     Backup, BackupPurpose, BackupSpec, BackupStatus, Protection, SiteRef, VolumeProtection,
 };

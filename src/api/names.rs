@@ -21,7 +21,8 @@ pub const LABEL_APP: &str = "reprieve.dev/app";
 /// operator may set, change or remove it, delete such a volume, or change its reclaim policy.
 pub const LABEL_KEPT: &str = "reprieve.dev/kept";
 
-/// Annotation on an existing namespace by which it consents to be taken in: the Site's name.
+/// Annotation on an existing namespace by which it consents to be taken in: the Site's name. And
+/// on an existing object, to be taken in by an App: the App's name.
 pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";
 /// Annotation on a namespace that is being purged: the UID of the DeletionRequest. Only the
 /// operator may set it, and only with it may a site's namespace be deleted.
@@ -74,3 +75,5 @@ pub const VERB_UPGRADE: &str = "upgrade";
 
 /// The operator's field manager in server-side apply.
 pub const FIELD_MANAGER: &str = "reprieve";
+/// The field manager of an App's manifests: what it owns of an object is the App's.
+pub const APP_MANAGER: &str = "reprieve-app";

@@ -36,12 +36,32 @@ reasons! {
     NamespaceNotAdoptable,
     /// A namespace is being deleted.
     NamespaceTerminating,
+    /// A namespace of the site was deleted past the gates, and with it what it held.
+    NamespaceLost,
+    /// The account for Apps, or its binding, was removed and made again.
+    AccountRestored,
+    /// The binding of the account for Apps names other rights.
+    AccountChanged,
+    /// The App's service account does not exist.
+    AccountMissing,
     /// The App's namespace belongs to no Site.
     NoSite,
     /// A manifest cannot be applied.
     InvalidManifest,
     /// The API server refused to apply a manifest.
     ApplyFailed,
+    /// The App's account may not do what a manifest asks for.
+    Forbidden,
+    /// An object of that name lives and is not this App's.
+    NotOwned,
+    /// Somebody changed or deleted an object of the App; it was put back.
+    DriftCorrected,
+    /// Somebody changes a field again and again; it is left alone for a while.
+    FieldContested,
+    /// The object is so large that nothing can be added to it, not even a condition.
+    TooLarge,
+    /// An object left the manifests; it is left alone.
+    Orphaned,
     /// The Site names a policy that does not exist.
     PolicyNotFound,
     /// Held or purged: reconciliation stands still.

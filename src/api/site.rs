@@ -20,6 +20,7 @@ use super::{Condition, Time, names};
     selectable = ".spec.id",
     doc = "A tenant's site: one or more namespaces and everything in them, whoever created it. It is deleted through a DeletionRequest, never with `kubectl delete`.",
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')").message("a Site's name must be a DNS label of at most 63 characters: it is also the name of its namespace"),
+    validation = Rule::new("(has(self.spec.namespaces) ? self.spec.namespaces : [self.metadata.name]).all(n, n != 'default' && n != 'reprieve-system' && !n.startsWith('kube-'))").message("default, reprieve-system and kube-* belong to the system: name another namespace in spec.namespaces"),
     validation = Rule::new("(has(oldSelf.spec.namespaces) ? oldSelf.spec.namespaces : [oldSelf.metadata.name]).all(n, n in (has(self.spec.namespaces) ? self.spec.namespaces : [self.metadata.name]))").message("namespaces may only grow: a namespace leaves a Site through a DeletionRequest alone"),
     printcolumn(name = "Id", type_ = "string", json_path = ".spec.id", description = "The platform's id of the site"),
     printcolumn(name = "Tenant", type_ = "string", json_path = ".spec.tenant.name", description = "The tenant's name"),
@@ -102,7 +103,8 @@ pub struct SiteStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The namespaces that the site has, with their UIDs.
+    /// The namespaces that the site has, with their UIDs. One that is gone stays here, so that it
+    /// is known to be lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceRef>,
     /// The deletion that is under way. Only the operator writes it, and the guard goes by it.
@@ -205,7 +207,8 @@ pub struct SiteRestore {
     pub before: Option<Vec<NamespaceRef>>,
 }
 
-/// What a site holds, counted by the operator.
+/// What a site holds, counted by the operator: within seconds after Apps came, went or became
+/// ready, and otherwise every ten minutes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inventory {
@@ -215,9 +218,10 @@ pub struct Inventory {
     pub apps_ready: i64,
     /// Number of objects that a backup of the site would hold, controllers' derivations left out.
     pub objects: i64,
-    /// Size of these objects as JSON, in bytes.
+    /// Size of these objects as the JSON that a backup would hold, uncompressed, in bytes. Volume
+    /// contents are not in it.
     pub bytes: i64,
-    /// When this was counted.
+    /// When this was counted. A later count with the same result does not move it.
     pub counted_time: Time,
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::cli::run::guide as operating;
 use crate::{api, guard};
 
 /// Arguments of `reprieve generate`.
@@ -56,10 +57,11 @@ pub fn generated_files() -> Vec<Generated> {
     let guide = Generated { path: "docs/guard.md".into(), content: guard::guide() };
     let operator = generated("deploy/rbac/operator.yaml", &guard::operator_rbac());
     let people = generated("deploy/rbac/people.yaml", &guard::people_roles());
+    let operating = Generated { path: "docs/operating.md".into(), content: operating::operating() };
     crds.chain(admission)
         .chain(optional)
         .chain(on_disk)
-        .chain([configuration, guide, operator, people])
+        .chain([configuration, guide, operator, people, operating])
         .collect()
 }
 

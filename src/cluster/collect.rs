@@ -217,12 +217,42 @@ async fn list_once(
     namespace: Option<&str>,
     freshness: Freshness,
 ) -> kube::Result<Vec<Value>> {
+    let mut found = vec![];
+    pages(client, kind, namespace, freshness, &mut |item| found.push(item)).await?;
+    Ok(found)
+}
+
+/// Hands every object of this kind to `take`, one page in memory at a time. For counting: what was
+/// taken before an error is not taken back.
+///
+/// # Errors
+/// What the API server said.
+pub async fn for_each(
+    client: &Client,
+    kind: &Kind,
+    namespace: Option<&str>,
+    freshness: Freshness,
+    take: &mut (dyn FnMut(Value) + Send),
+) -> Result<(), CollectError> {
+    pages(client, kind, namespace, freshness, take).await.map_err(|source| CollectError::List {
+        kind: format!("{} {}", kind.resource.api_version, kind.resource.kind),
+        namespace: namespace.map(str::to_owned),
+        source: Box::new(source),
+    })
+}
+
+async fn pages(
+    client: &Client,
+    kind: &Kind,
+    namespace: Option<&str>,
+    freshness: Freshness,
+    take: &mut (dyn FnMut(Value) + Send),
+) -> kube::Result<()> {
     let requests = kube::core::Request::new(kind.path(namespace));
     let mut params = match freshness {
         Freshness::Live => ListParams::default().limit(PAGE),
         Freshness::Cached => ListParams::default().match_any(),
     };
-    let mut found = vec![];
     loop {
         let request = requests.list(&params).map_err(kube::Error::BuildRequest)?;
         let mut page: Value = client.request(request).await?;
@@ -231,12 +261,12 @@ async fn list_once(
                 // Items of a list of a built-in kind don't say what they are.
                 item["apiVersion"] = json!(kind.resource.api_version);
                 item["kind"] = json!(kind.resource.kind);
-                found.push(item);
+                take(item);
             }
         }
         match page["metadata"]["continue"].as_str() {
             Some(token) if !token.is_empty() => params = params.continue_token(token),
-            _ => return Ok(found),
+            _ => return Ok(()),
         }
     }
 }

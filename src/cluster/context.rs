@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::discover::{Kinds, discover};
 use super::form::digest_of;
+use super::metrics::Warned;
 use super::{Error, Guard, Metrics, Result};
 use crate::api::{Reason, Time};
 
@@ -116,6 +117,8 @@ impl Context {
         let reference: ObjectReference = object.object_ref(&());
         let kind = K::kind(&());
         if note.warning {
+            let label = Warned { kind: kind.to_string(), reason: note.reason.as_str() };
+            self.metrics.warnings.get_or_create(&label).inc();
             tracing::warn!(kind = %kind, name = reference.name, reason = %note.reason, "{}", note.note);
         } else {
             tracing::info!(kind = %kind, name = reference.name, reason = %note.reason, "{}", note.note);

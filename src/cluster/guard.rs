@@ -238,3 +238,30 @@ where
     };
     api.delete(&exact.name, &params).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_stands_for_seconds_and_for_one_guard() {
+        let guard = Guard::default();
+        assert!(!guard.bounced_lately("p", "f"));
+        guard.has_bounced("p", "f");
+        assert!(guard.bounced_lately("p", "f"));
+        assert!(!guard.bounced_lately("p", "another"), "the guard is another one");
+        assert!(!guard.bounced_lately("q", "f"), "another policy was not tried");
+        let old = Instant::now().checked_sub(PROBE_AGE).expect("some uptime");
+        guard.bounced.lock().unwrap().insert("p", (old, "f".to_owned()));
+        assert!(!guard.bounced_lately("p", "f"), "that was too long ago");
+    }
+
+    #[test]
+    fn only_news_is_told() {
+        let guard = Guard::default();
+        let state = GuardState { problems: vec![], fingerprint: "f".to_owned() };
+        assert!(guard.tell(state.clone()));
+        assert!(!guard.tell(state.clone()));
+        assert!(guard.tell(GuardState { problems: vec!["gone".to_owned()], ..state }));
+    }
+}

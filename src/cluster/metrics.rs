@@ -24,6 +24,8 @@ pub struct Metrics {
     pub reconcile_seconds: Family<Room, Histogram>,
     /// Whether the admission policies were in force when they were last looked at.
     pub guard_in_place: Gauge,
+    /// Warning events, by kind of object and reason: what wants attention, as alerts can have it.
+    pub warnings: Family<Warned, Counter>,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
     /// Deletes that got past the guard, by kind.
@@ -72,6 +74,15 @@ pub struct Room {
     pub room: &'static str,
 }
 
+/// Labels of [`Metrics::warnings`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Warned {
+    /// The kind of object.
+    pub kind: String,
+    /// The reason, as in conditions and events.
+    pub reason: &'static str,
+}
+
 /// Labels of [`Metrics::purged`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
@@ -98,6 +109,12 @@ impl Metrics {
             "guard_in_place",
             "1 if every admission policy was in force when last looked at, else 0",
             guard_in_place.clone(),
+        );
+        let warnings = Family::default();
+        registry.register(
+            "warnings",
+            "Warning events told, by kind of object and reason",
+            warnings.clone(),
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
@@ -156,6 +173,7 @@ impl Metrics {
             reconciliations,
             reconcile_seconds,
             guard_in_place,
+            warnings,
             purged,
             unexpected_deletes,
             unexpected_deletes_open,

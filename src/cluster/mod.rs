@@ -29,5 +29,6 @@ pub use guard_watch::watch_guard;
 pub use lookup::{Holder, holders, lookup};
 pub use metrics::Metrics;
 pub use write::{
-    Exact, create_if_absent, delete_exact, merge_diff, patch_exact, set_finalizer, write_status,
+    Exact, Written, create_if_absent, delete_exact, merge_diff, patch_exact, set_finalizer,
+    write_status,
 };

@@ -1,6 +1,8 @@
 //! Writes that say what they were decided on: UID and resourceVersion go with each.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
@@ -97,6 +99,41 @@ where
         .map(Some)
 }
 
+/// What was written last of each object, by UID: a watch that has not told of it yet shows an older
+/// one. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Written(Arc<Mutex<HashMap<String, u64>>>);
+
+impl Written {
+    /// Remembers the answer to a write.
+    pub fn note<K: Resource>(&self, object: &K) {
+        if let (Some(uid), Some(version)) = (object.uid(), version(object)) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, version);
+        }
+    }
+
+    /// Whether this object is older than what was written. Answers true only until a newer one
+    /// was shown, so that what it keeps is small.
+    pub fn is_newer_than<K: Resource>(&self, object: &K) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = object.uid().unwrap_or_default();
+        match (all.get(&uid), version(object)) {
+            (Some(written), Some(shown)) if shown < *written => true,
+            (Some(_), _) => {
+                all.remove(&uid);
+                false
+            }
+            (None, _) => false,
+        }
+    }
+}
+
+/// A resourceVersion as a number. They are numbers that grow in every API server that is backed by
+/// etcd, and comparable by contract from Kubernetes 1.35.
+fn version<K: Resource>(object: &K) -> Option<u64> {
+    object.resource_version()?.parse().ok()
+}
+
 /// Merges `patch` into the object, if it is still the one that was read.
 ///
 /// # Errors
@@ -116,17 +153,17 @@ where
 }
 
 /// Adds our finalizer to the object, or removes it, if the object is still the one that was read.
-/// Answers whether there was anything to do.
+/// Answers the object as it is now; none when there was nothing to do.
 ///
 /// # Errors
 /// Any answer but success; a conflict when the object has changed since.
-pub async fn set_finalizer<K>(api: &Api<K>, object: &K, present: bool) -> Result<bool>
+pub async fn set_finalizer<K>(api: &Api<K>, object: &K, present: bool) -> Result<Option<K>>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut finalizers = object.finalizers().to_vec();
     if finalizers.iter().any(|f| f == names::FINALIZER) == present {
-        return Ok(false);
+        return Ok(None);
     }
     if present {
         finalizers.push(names::FINALIZER.to_owned());
@@ -134,7 +171,7 @@ where
         finalizers.retain(|f| f != names::FINALIZER);
     }
     let patch = json!({ "metadata": { "finalizers": finalizers } });
-    patch_exact(api, &Exact::of(object), patch).await.map(|_| true)
+    patch_exact(api, &Exact::of(object), patch).await.map(Some)
 }
 
 /// Creates an object; one that is there already is left as it is. Answers whether it was created.
@@ -180,6 +217,22 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_is_newer_until_it_is_shown() {
+        let object = |version: &str| {
+            let mut object = k8s_openapi::api::core::v1::ConfigMap::default();
+            object.metadata.uid = Some("u".to_owned());
+            object.metadata.resource_version = Some(version.to_owned());
+            object
+        };
+        let written = Written::default();
+        assert!(!written.is_newer_than(&object("9")));
+        written.note(&object("10"));
+        assert!(written.is_newer_than(&object("9")));
+        assert!(!written.is_newer_than(&object("10")));
+        assert!(!written.is_newer_than(&object("9")), "it was shown");
+    }
 
     #[test]
     fn the_patch_has_what_differs_and_nothing_else() {

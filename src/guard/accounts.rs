@@ -96,6 +96,46 @@ pub(super) fn operator_pods() -> GuardPolicy {
     .build()
 }
 
+/// The right to read and create every kind takes in every subresource, which RBAC cannot leave out:
+/// shells in tenants' pods, tokens of their accounts. The operator needs none of them. Its own
+/// namespace is guarded against everybody above.
+pub(super) fn operator_limits() -> GuardPolicy {
+    Policy {
+        name: policy::OPERATOR_LIMITS,
+        matches: &[
+            Match {
+                group: "",
+                resources: &[
+                    "pods/exec",
+                    "pods/attach",
+                    "pods/portforward",
+                    "pods/proxy",
+                    "services/proxy",
+                    "nodes/proxy",
+                ],
+                operations: &["CONNECT"],
+            },
+            Match {
+                group: "",
+                resources: &["serviceaccounts/token", "pods/eviction", "pods/binding", "bindings"],
+                operations: &["CREATE"],
+            },
+        ],
+        variables: &[IS_OPERATOR],
+        checks: &[Check {
+            what: "A shell in a tenant's pod, a proxy, an eviction, or a token of another account, with \
+                   the operator's account",
+            who: "everybody else, by RBAC",
+            allow: "!variables.isOperator || request.?namespace.orValue('') == '$OPERATOR_NAMESPACE'",
+            message: "the operator gets into nobody's pods and makes no tokens",
+            explain: "'the account of the operator, $OPERATOR_USER, backs up and restores: it does not use '
+                + request.resource.resource + '/' + request.?subResource.orValue('')
+                + '. Send this in your own name; who you are: kubectl auth whoami'",
+        }],
+    }
+    .build()
+}
+
 /// An App can do what the account may do by which it is applied. Whoever writes what it applies
 /// uses that account, so that a change of the manifests is asked about too.
 pub(super) fn app_accounts() -> GuardPolicy {

@@ -36,7 +36,7 @@ mod weaken;
 pub use compare::{Difference, difference};
 pub use guide::guide;
 pub use object::{GuardKind, GuardObject, GuardPolicy, GuardRule};
-pub use operator::{Need, operator_needs, operator_rbac};
+pub use operator::{Need, explained_rights, operator_needs, operator_rbac};
 pub use probe::{Probe, ProbeRequest, is_denied_by, probes};
 pub use roles::people_roles;
 pub use static_form::{STATIC_SUFFIX, admission_configuration, static_objects};
@@ -79,6 +79,8 @@ pub mod policy {
     pub const OPERATOR_SECRETS: &str = "reprieve-operator-secrets";
     /// Ways into the operator's pods.
     pub const OPERATOR_PODS: &str = "reprieve-operator-pods";
+    /// What the operator does not do, though its rights would allow it.
+    pub const OPERATOR_LIMITS: &str = "reprieve-operator-limits";
     /// Service accounts by which Apps are applied.
     pub const APP_ACCOUNTS: &str = "reprieve-app-accounts";
     /// Impersonation of the operator (optional).
@@ -109,6 +111,7 @@ pub fn policies() -> Vec<GuardPolicy> {
         accounts::operator_tokens(),
         accounts::operator_secrets(),
         accounts::operator_pods(),
+        accounts::operator_limits(),
         accounts::app_accounts(),
     ]
 }

@@ -91,7 +91,9 @@ pub(super) fn marks() -> GuardPolicy {
                 message: "the record of a Site that was deleted past the guard is the operator's",
                 explain: "'the annotation $ANNOTATION_RECORD of namespace ' + object.metadata.name
                     + ' is set, changed and removed by the operator only: its Site was deleted past \
-                    the guard and is created anew from it. See docs/runbooks/unexpected-delete.md'",
+                    the guard and is created anew from it. To see how far it is: kubectl describe \
+                    site ' + variables.labels[?'$LABEL_SITE'].orValue('<name>')
+                    + '; all of it: docs/runbooks/unexpected-delete.md'",
             },
             Check {
                 what: "`/finalize` of a site's namespace",

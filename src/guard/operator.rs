@@ -106,6 +106,20 @@ pub fn operator_needs() -> Vec<Need> {
     needs
 }
 
+/// The operator's rights for people: verbs, what they are on, and why.
+pub fn explained_rights() -> Vec<(String, String, &'static str)> {
+    let on = |right: &Right, place: &str| {
+        let groups = right.groups.join(",");
+        let resources = right.resources.join(", ");
+        let of = if groups.is_empty() || groups == "*" { "" } else { &*format!(" ({groups})") };
+        format!("{resources}{of}{place}")
+    };
+    let place = format!(" `{}` in `{}`", names::LEASE, names::OPERATOR_NAMESPACE);
+    let all = RIGHTS.iter().map(|right| (right, String::new()));
+    let own = OWN_RIGHTS.iter().map(|right| (right, place.clone()));
+    all.chain(own).map(|(r, place)| (r.verbs.join(", "), on(r, &place), r.why)).collect()
+}
+
 /// Everything that gives the operator its rights: namespace, account, roles, bindings, and the role
 /// of Apps. In this order they can be applied.
 pub fn operator_rbac() -> Vec<Value> {

@@ -221,8 +221,6 @@ fn api_server(layout: &Layout, ports: Ports) -> Vec<OsString> {
         path("client-ca-file", &pki, "ca.crt"),
         flag("cert-dir", &pki),
         flag("authorization-mode", "Node,RBAC"),
-        // As kubeadm has it: a kubelet acts for the pods of its own node alone.
-        flag("enable-admission-plugins", "NodeRestriction"),
         flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
         path("service-account-signing-key-file", &pki, "service-accounts.key"),
         path("service-account-key-file", &pki, "service-accounts.pub"),
@@ -287,8 +285,10 @@ fn kwok(layout: &Layout) -> Vec<OsString> {
         flag("kubeconfig", layout.kubeconfig("kwok")),
         flag("config", layout.stages()),
         flag("manage-all-nodes", "true"),
-        // Without leases the node lifecycle controller calls the nodes dead after 40 s.
-        flag("node-lease-duration-seconds", "40"),
+        // Without leases the node lifecycle controller calls the nodes dead after 40 s. Short ones,
+        // because each kwok is another holder: one that was killed and started again does nothing
+        // until the leases of the former one end.
+        flag("node-lease-duration-seconds", "10"),
         flag("cidr", "10.244.0.0/16"),
         flag("node-ip", "10.128.0.1"),
     ]

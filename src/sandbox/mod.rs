@@ -170,8 +170,7 @@ impl Sandbox {
     }
 
     /// A kubeconfig with the identity of a kubelet: `system:node:NAME` in the group
-    /// `system:nodes`. It may ask for tokens of the accounts of pods on that node, bound to such a
-    /// pod.
+    /// `system:nodes`. It may ask for tokens of the accounts of pods on that node.
     ///
     /// # Errors
     /// The file cannot be written.

@@ -28,10 +28,10 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 fn namespace(extra: Value) -> NamespaceFacts {
-    let mut live = json!({ "metadata": { "name": "acme", "uid": "n1" } });
-    merge(&mut live, extra);
-    let live = serde_json::from_value(live).unwrap();
-    NamespaceFacts { name: "acme".to_owned(), live: Some(live), has_account: true }
+    let mut live = json!({ "name": "acme", "uid": "n1" });
+    merge(&mut live, extra.get("metadata").cloned().unwrap_or(json!({})));
+    let live = super::super::fleet::row_of(&serde_json::from_value(live).unwrap());
+    NamespaceFacts { name: "acme".to_owned(), live: Some(live), account: Account::There(None) }
 }
 
 fn ours() -> NamespaceFacts {
@@ -46,8 +46,10 @@ fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
         namespaces: vec![namespace],
         holders: vec![own],
         policy_exists: true,
-        apps: vec![],
+        role_exists: true,
+        newest_backup: None,
         count: Count::Fits,
+        repaired: vec![],
     }
 }
 
@@ -61,7 +63,7 @@ fn ready_reason(decision: &Decision) -> &str {
 
 #[test]
 fn a_new_site_gets_finalizer_namespace_and_account_in_this_order() {
-    let absent = NamespaceFacts { name: "acme".into(), live: None, has_account: false };
+    let absent = NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
     let decision = decide(&facts(site(json!({ "metadata": { "finalizers": [] } })), absent), at(0));
     assert_eq!(
         decision.effects,
@@ -122,7 +124,8 @@ fn a_namespace_that_consents_is_adopted() {
     let consents =
         namespace(json!({ "metadata": { "annotations": { "reprieve.dev/adopt": "acme" } } }));
     let decision = decide(&facts(site(json!({})), consents), at(0));
-    assert_eq!(decision.effects, [Effect::AdoptNamespace("acme".into())]);
+    let adopt = [Effect::AdoptNamespace("acme".into()), Effect::CreateAccount("acme".into())];
+    assert_eq!(decision.effects, adopt);
     let other =
         namespace(json!({ "metadata": { "annotations": { "reprieve.dev/adopt": "other" } } }));
     assert_eq!(
@@ -133,7 +136,7 @@ fn a_namespace_that_consents_is_adopted() {
 
 #[test]
 fn a_duplicate_id_names_the_other_holder_and_makes_nothing() {
-    let absent = NamespaceFacts { name: "acme".into(), live: None, has_account: false };
+    let absent = NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
     let mut facts = facts(site(json!({})), absent);
     let app = Holder {
         kind: TargetKind::App,
@@ -165,7 +168,7 @@ fn what_is_held_purged_restored_or_deleted_past_the_gates_is_left_alone() {
         ),
     ];
     for (extra, state) in cases {
-        let absent = NamespaceFacts { name: "acme".into(), live: None, has_account: false };
+        let absent = NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
         let decision = decide(&facts(site(extra), absent), at(0));
         assert_eq!(decision.effects, [], "{state:?}");
         assert_eq!(decision.status.state, Some(state));
@@ -180,4 +183,87 @@ fn deciding_twice_on_the_same_facts_changes_nothing_more() {
     let second = decide(&again, at(99));
     assert_eq!(second.status, first.status);
     assert_eq!(second.notes, []);
+}
+
+/// A Site that has recorded its namespace as n1.
+fn recorded() -> Site {
+    site(json!({ "status": { "namespaces": [{ "name": "acme", "uid": "n1" }] } }))
+}
+
+fn message(decision: &Decision) -> &str {
+    &decision.status.conditions.get(ConditionType::Ready).unwrap().message
+}
+
+#[test]
+fn a_namespace_that_was_there_is_never_made_anew() {
+    let absent = NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
+    let other = namespace(json!({ "metadata": { "uid": "n2" } }));
+    let mut labelled = ours();
+    labelled.live.as_mut().unwrap().uid = "n3".into();
+    let going = namespace(
+        json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z", "labels": { "reprieve.dev/site": "acme" } } }),
+    );
+    for (lost, reason) in [
+        (absent, "NamespaceLost"),
+        (other, "NamespaceLost"),
+        (labelled, "NamespaceLost"),
+        (going, "NamespaceTerminating"),
+    ] {
+        let mut facts = facts(recorded(), lost);
+        facts.newest_backup = Some("b1".into());
+        let decision = decide(&facts, at(0));
+        assert_eq!(decision.effects, [], "{reason}");
+        assert_eq!(ready_reason(&decision), reason);
+        let words = r#""spec":{"source":{"backupRefs":[{"name":"b1"}]}}}' | kubectl create -f -"#;
+        assert!(message(&decision).contains(words), "{}", message(&decision));
+        assert!(decision.notes[0].warning);
+        assert_eq!(decision.status.namespaces[0].uid, "n1", "what was lost stays known");
+        facts.newest_backup = None;
+        assert!(message(&decide(&facts, at(0))).contains("no verified Backup"));
+    }
+}
+
+#[test]
+fn a_lost_namespace_is_begun_anew_only_if_somebody_says_so() {
+    let anew = namespace(
+        json!({ "metadata": { "uid": "n2", "annotations": { "reprieve.dev/adopt": "acme" } } }),
+    );
+    let decision = decide(&facts(recorded(), anew), at(0));
+    assert_eq!(decision.effects[0], Effect::AdoptNamespace("acme".into()));
+    let mut done = ours();
+    done.live.as_mut().unwrap().uid = "n2".into();
+    done.live.as_mut().unwrap().adopt = Some("acme".into());
+    let decision = decide(&facts(recorded(), done), at(0));
+    assert_eq!(ready_reason(&decision), "Ready");
+    assert_eq!(decision.status.namespaces[0].uid, "n2");
+}
+
+#[test]
+fn what_a_restore_brings_back_is_recorded_by_the_restore() {
+    let mut restoring = recorded();
+    let mark = (names::ANNOTATION_RESTORE.to_owned(), "back".to_owned());
+    restoring.metadata.annotations = Some([mark].into());
+    let mut made = ours();
+    made.live.as_mut().unwrap().uid = "n2".into();
+    let decision = decide(&facts(restoring, made), at(0));
+    assert_eq!(decision.effects, []);
+    assert_eq!(decision.status.namespaces[0].uid, "n1");
+}
+
+#[test]
+fn an_account_that_lost_its_rights_is_told_or_repaired() {
+    let with = |account: Account| facts(recorded(), NamespaceFacts { account, ..ours() });
+    let missing = decide(&with(Account::Missing), at(0));
+    assert_eq!(missing.effects, [Effect::CreateAccount("acme".into())]);
+    let unbound = decide(&with(Account::Unbound), at(0));
+    assert_eq!(unbound.effects, [Effect::BindAccount("acme".into())]);
+    let wrong = decide(&with(Account::WrongRole("Role view".into())), at(0));
+    assert_eq!(ready_reason(&wrong), "AccountChanged");
+    assert!(message(&wrong).contains("kubectl delete rolebinding reprieve-app -n acme"));
+    let mut repaired = facts(recorded(), ours());
+    repaired.repaired = vec!["in namespace acme, the RoleBinding".into()];
+    assert_eq!(decide(&repaired, at(0)).notes[0].reason, Reason::AccountRestored);
+    let mut no_role = facts(recorded(), ours());
+    no_role.role_exists = false;
+    assert_eq!(ready_reason(&decide(&no_role, at(0))), "AccountChanged");
 }

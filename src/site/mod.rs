@@ -6,73 +6,99 @@
 mod act;
 pub mod app;
 pub mod decide;
+mod fleet;
+mod inventory;
 mod observe;
 pub mod recreate;
+mod rows;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
-use kube::api::{Api, PartialObjectMeta};
-use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::api::Api;
+use kube::runtime::controller::Action;
 
-use crate::api::{App, Site, names};
-use crate::cluster::{Context, Result, Shutdown, drive, write_status};
+use self::fleet::Fleet;
+use self::inventory::Inventories;
+use crate::api::Site;
+use crate::cluster::{Context, During, Result, Shutdown, Written, drive, write_status};
 
 /// The limit of one reconciliation.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for one's own write to be seen.
+const OWN_WRITE: Duration = Duration::from_secs(2);
+/// How often what was written is decided again at once.
+const ROUNDS: usize = 3;
 
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, down: Shutdown) {
-    tokio::join!(run_sites(ctx.clone(), down.clone()), app::run(ctx, down));
-}
-
-async fn run_sites(ctx: Context, down: Shutdown) {
-    let sites: Api<DeserializeGuard<Site>> = Api::all(ctx.client.clone());
-    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
-    let apps: Api<PartialObjectMeta<App>> = Api::all(ctx.client.clone());
-    let controller = Controller::new(sites, watcher::Config::default());
-    let store = controller.store();
-    let controller = controller
-        .watches_with(
-            namespaces,
-            (),
-            watcher::Config::default().labels(names::LABEL_SITE),
-            |namespace| namespace.labels().get(names::LABEL_SITE).map(|site| ObjectRef::new(site)),
-        )
-        .watches_with(apps, (), watcher::Config::default(), move |app| {
-            // An App names its Site through its namespace; the few Sites that list it are found
-            // in the store, where being late costs a repetition at most.
-            let namespace = app.namespace().unwrap_or_default();
-            store
-                .state()
-                .into_iter()
-                .filter(|site| {
-                    site.0.as_ref().is_ok_and(|s| s.namespace_names().contains(&namespace))
-                })
-                .map(|site| ObjectRef::new(&site.name_any()))
-                .collect::<Vec<_>>()
-        });
-    let context = ctx.clone();
-    drive("site", controller, ctx, TIMEOUT, down, move |site| reconcile(context.clone(), site))
-        .await;
-}
-
-async fn reconcile(ctx: Context, site: Arc<Site>) -> Result<Action> {
-    let Some(facts) = observe::observe(&ctx, &site.name_any()).await? else {
-        return Ok(Action::await_change());
+    let (fleet, controllers) = Fleet::start(&ctx, &down);
+    let inventories = Inventories::default();
+    let room = Room {
+        ctx: ctx.clone(),
+        fleet: fleet.clone(),
+        inventories: inventories.clone(),
+        written: Written::default(),
     };
-    let decision = decide::decide(&facts, ctx.now());
-    act::act(&ctx, &facts, &decision.effects).await?;
+    let sites = drive("site", controllers.sites, ctx.clone(), TIMEOUT, down.clone(), move |site| {
+        reconcile(room.clone(), site)
+    });
+    let apps = app::run(ctx.clone(), fleet.clone(), controllers.apps, down.clone());
+    tokio::join!(sites, apps, inventory::run(ctx, fleet, inventories, down));
+}
+
+#[derive(Clone)]
+struct Room {
+    ctx: Context,
+    fleet: Fleet,
+    inventories: Inventories,
+    written: Written,
+}
+
+async fn reconcile(room: Room, site: Arc<Site>) -> Result<Action> {
+    let ctx = &room.ctx;
+    room.fleet.complete().await;
+    if room.written.is_newer_than(site.as_ref()) {
+        // The event of that write is on its way.
+        return Ok(Action::requeue(OWN_WRITE));
+    }
     let api: Api<Site> = Api::all(ctx.client.clone());
+    let mut facts =
+        observe::observe(ctx, &room.fleet, &room.inventories, Site::clone(&site)).await?;
+    let mut decision = decide::decide(&facts, ctx.now());
+    for round in 0..ROUNDS {
+        if decision.effects.is_empty() {
+            break;
+        }
+        let fresh = decision.effects.first() == Some(&decide::Effect::AddFinalizer);
+        if round == 0 && !fresh {
+            // Whether the site is held or restored must not come from a watch that may be late.
+            let name = site.name_any();
+            let live = api.get_opt(&name).await.during(format!("read Site {name}"))?;
+            let Some(live) = live else { return Ok(Action::await_change()) };
+            facts.site = live;
+            decision = decide::decide(&facts, ctx.now());
+            if decision.effects.is_empty() {
+                break;
+            }
+        }
+        // The answer to the first write is the Site as it is now: whether the rest is still to be
+        // done is decided on that.
+        let now: &[decide::Effect] = if fresh { &decision.effects[..1] } else { &decision.effects };
+        act::act(ctx, &mut facts, now).await?;
+        decision = decide::decide(&facts, ctx.now());
+    }
     let old = facts.site.status.as_ref();
-    write_status(&api, &facts.site, old, &decision.status, false).await?;
+    if let Some(live) = write_status(&api, &facts.site, old, &decision.status, false).await? {
+        room.written.note(&live);
+    }
     for note in &decision.notes {
         ctx.tell(&facts.site, note).await;
     }
-    Ok(Action::requeue(decision.requeue))
+    if !decision.effects.is_empty() {
+        return Ok(Action::requeue(OWN_WRITE));
+    }
+    Ok(decision.requeue.map_or_else(Action::await_change, Action::requeue))
 }

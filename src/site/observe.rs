@@ -1,22 +1,20 @@
 //! What is so: one Site, its namespaces and what is in them.
 
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::fleet::Fleet;
+use super::inventory::Inventories;
+use super::rows::{Account, NamespaceRow};
 use crate::api::{
-    App, ConditionType, Conditions, DeletionPhase, DeletionPolicy, Inventory, Site, Time, names,
+    Backup, ConditionType, Conditions, DeletionPhase, Inventory, NamespaceRef, Site, names,
 };
-use crate::cluster::collect::{CollectError, Freshness, collect};
-use crate::cluster::{Context, During, Error, Holder, Result, holders};
+use crate::cluster::{Context, During, Holder, Result};
 
 /// Everything that the decision about a Site needs.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The Site, read live.
+    /// The Site.
     pub site: Site,
     /// Its namespaces, in the order of the spec.
     pub namespaces: Vec<NamespaceFacts>,
@@ -24,20 +22,22 @@ pub struct Facts {
     pub holders: Vec<Holder>,
     /// Whether the policy that it names exists, or is the built-in default.
     pub policy_exists: bool,
-    /// Whether each App in its namespaces is ready.
-    pub apps: Vec<AppFacts>,
+    /// Whether the ClusterRole of the account for Apps exists.
+    pub role_exists: bool,
+    /// The newest verified Backup of the Site, asked for only when it lost a namespace.
+    pub newest_backup: Option<String>,
     /// What it holds.
     pub count: Count,
+    /// What of the accounts was gone and was made again.
+    pub repaired: Vec<String>,
 }
 
 /// What is known of what a Site holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Count {
-    /// The last count fits what is seen.
+    /// The last count fits what is seen, or another one is under way.
     Fits,
-    /// It does not, and it is too early to count again.
-    Later,
-    /// It was counted now.
+    /// It was counted.
     New(Inventory),
 }
 
@@ -47,126 +47,105 @@ pub struct NamespaceFacts {
     /// Its name.
     pub name: String,
     /// The namespace, where it exists.
-    pub live: Option<Namespace>,
-    /// Whether the account for Apps and its binding are there.
-    pub has_account: bool,
+    pub live: Option<NamespaceRow>,
+    /// The account for Apps in it.
+    pub account: Account,
 }
 
-/// One App of a Site.
-#[derive(Clone, Debug)]
-pub struct AppFacts {
-    /// Its name.
-    pub name: String,
-    /// Whether it is ready.
-    pub ready: bool,
-}
-
-/// How old an inventory may become while nothing is seen to change.
-const INVENTORY_MAX_AGE_SECONDS: i64 = 600;
-/// How old it is at least before it is counted again.
-pub const INVENTORY_MIN_AGE_SECONDS: i64 = 5;
-/// How old the list of kinds may be for counting.
-const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
-
-/// Reads it; none when the Site is gone.
+/// Gathers it from what the watches told. What looks lost is asked for, because a watch that is
+/// late must not raise an alarm.
 ///
 /// # Errors
 /// Any read that fails.
-pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
-    let client = &ctx.client;
-    let sites: Api<Site> = Api::all(client.clone());
-    let Some(site) = sites.get_opt(name).await.during(format!("read Site {name}"))? else {
-        return Ok(None);
-    };
-    let all: Api<Namespace> = Api::all(client.clone());
-    let mut namespaces = vec![];
-    let mut apps = vec![];
-    for namespace in site.namespace_names() {
-        let doing = format!("read namespace {namespace}");
-        let live = all.get_opt(&namespace).await.during(doing)?;
-        let mut has_account = false;
-        if live.is_some() {
-            has_account = account_exists(ctx, &namespace).await?;
-            let api: Api<App> = Api::namespaced(client.clone(), &namespace);
-            let list = api.list(&ListParams::default()).await;
-            for app in list.during(format!("list the Apps in namespace {namespace}"))? {
-                let status = app.status.unwrap_or_default();
-                apps.push(AppFacts {
-                    name: app.metadata.name.unwrap_or_default(),
-                    ready: status.conditions.is_true(ConditionType::Ready),
-                });
-            }
-        }
-        namespaces.push(NamespaceFacts { name: namespace, live, has_account });
-    }
-    let policies: Api<DeletionPolicy> = Api::all(client.clone());
-    let policy = &site.spec.policy_ref.name;
-    let policy_exists = policy == names::DEFAULT_POLICY
-        || policies
-            .get_opt(policy)
-            .await
-            .during(format!("read DeletionPolicy {policy}"))?
-            .is_some();
-    let holders = holders(client, &site.spec.id).await?;
-    let count = count(ctx, &site, &namespaces, &apps).await?;
-    Ok(Some(Facts { site, namespaces, holders, policy_exists, apps, count }))
-}
-
-async fn account_exists(ctx: &Context, namespace: &str) -> Result<bool> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace);
-    let bindings: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
-    let doing = format!("read the account {} in namespace {namespace}", names::APP_ACCOUNT);
-    Ok(accounts.get_opt(names::APP_ACCOUNT).await.during(&doing)?.is_some()
-        && bindings.get_opt(names::APP_ACCOUNT).await.during(&doing)?.is_some())
-}
-
-/// Counts what the Site holds, if the last count does not fit what is seen and is not of just now:
-/// counting lists every API, and while a fleet comes up each site changes many times.
-async fn count(
+pub async fn observe(
     ctx: &Context,
-    site: &Site,
-    namespaces: &[NamespaceFacts],
-    apps: &[AppFacts],
-) -> Result<Count> {
-    let live: Vec<String> =
-        namespaces.iter().filter(|n| n.live.is_some()).map(|n| n.name.clone()).collect();
+    fleet: &Fleet,
+    inventories: &Inventories,
+    site: Site,
+) -> Result<Facts> {
+    let mut facts = gather(fleet, inventories, site, ctx);
+    let recorded = facts.site.status.as_ref().map(|s| s.namespaces.clone()).unwrap_or_default();
+    let mut lost = false;
+    for namespace in &mut facts.namespaces {
+        if is_lost(&recorded, namespace) {
+            namespace.live = read_namespace(ctx, &namespace.name).await?;
+            let terminating = namespace.live.as_ref().is_some_and(|live| live.terminating);
+            lost |= terminating || is_lost(&recorded, namespace);
+        }
+    }
+    if lost {
+        facts.newest_backup = newest_backup(ctx, &facts.site.name_any()).await?;
+    }
+    Ok(facts)
+}
+
+fn gather(fleet: &Fleet, inventories: &Inventories, site: Site, ctx: &Context) -> Facts {
+    let rows = fleet.rows();
+    let namespaces: Vec<NamespaceFacts> = site
+        .namespace_names()
+        .into_iter()
+        .map(|name| NamespaceFacts {
+            live: rows.namespaces.get(&name).cloned(),
+            account: rows.account(&name),
+            name,
+        })
+        .collect();
+    let apps = namespaces.iter().flat_map(|namespace| rows.apps_in(&namespace.name));
+    let (all, ready) =
+        apps.fold((0, 0), |(all, ready), app| (all + 1, ready + i64::from(app.ready)));
+    let policy = &site.spec.policy_ref.name;
     let status = site.status.as_ref();
     let purging =
         status.and_then(|s| s.deletion.as_ref()).is_some_and(|d| d.phase == DeletionPhase::Purging);
-    if live.is_empty() || purging || site.annotations().contains_key(names::ANNOTATION_RESTORE) {
-        return Ok(Count::Fits);
-    }
-    let last = status.and_then(|s| s.inventory.as_ref());
-    let all = apps.len() as i64;
-    let ready = apps.iter().filter(|a| a.ready).count() as i64;
-    let fits = last.is_some_and(|last| {
-        (last.apps, last.apps_ready) == (all, ready)
-            && ctx.now().seconds_since(last.counted_time) < INVENTORY_MAX_AGE_SECONDS
-    });
-    if fits {
-        return Ok(Count::Fits);
-    }
-    // A site that comes up, or goes, changes many times a second.
-    let settled = all > 0 && ready == all;
-    let created = site.metadata.creation_timestamp.as_ref().map(Time::from);
-    let before = last.map(|last| last.counted_time).or(created);
-    let young = |t| ctx.now().seconds_since(t) < INVENTORY_MIN_AGE_SECONDS;
-    if before.is_some_and(young) && !(last.is_none() && settled) {
-        return Ok(Count::Later);
-    }
-    let kinds = ctx.kinds(KINDS_MAX_AGE).await?;
-    let name = site.metadata.name.as_deref().unwrap_or_default();
-    let collection = match collect(&ctx.client, &kinds, name, &live, Freshness::Cached).await {
-        Ok(collection) => collection,
-        // A namespace on its way out is told by its own condition.
-        Err(CollectError::NamespaceTerminating(_)) => return Ok(Count::Fits),
-        Err(error) => return Err(Error::answer(format!("count what Site {name} holds"), error)),
+    // A site on its way in or out changes many times a second.
+    let moving = purging || site.annotations().contains_key(names::ANNOTATION_RESTORE);
+    let nothing = namespaces.iter().all(|n| n.live.is_none());
+    let count = if moving || nothing {
+        Count::Fits
+    } else {
+        inventories.look(&site, all, ready, ctx.now())
     };
-    Ok(Count::New(Inventory {
-        apps: all,
-        apps_ready: ready,
-        objects: collection.objects.len() as i64,
-        bytes: collection.bytes() as i64,
-        counted_time: ctx.now(),
-    }))
+    Facts {
+        holders: rows.holders(&site.spec.id),
+        policy_exists: policy == names::DEFAULT_POLICY || rows.policies.get(policy).is_some(),
+        role_exists: rows.roles.get(names::APP_ACCOUNT).is_some(),
+        newest_backup: None,
+        count,
+        repaired: vec![],
+        namespaces,
+        site,
+    }
+}
+
+/// Whether a namespace that was recorded is not there, is another one, or goes.
+fn is_lost(recorded: &[NamespaceRef], namespace: &NamespaceFacts) -> bool {
+    let before = recorded.iter().find(|n| n.name == namespace.name);
+    before.is_some_and(|before| {
+        namespace.live.as_ref().is_none_or(|live| live.uid != before.uid || live.terminating)
+    })
+}
+
+/// The namespace as it is now.
+///
+/// # Errors
+/// A read that fails.
+pub async fn read_namespace(ctx: &Context, name: &str) -> Result<Option<NamespaceRow>> {
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(ctx.client.clone());
+    let live = api.get_metadata_opt(name).await.during(format!("read namespace {name}"))?;
+    Ok(live.as_ref().map(super::fleet::namespace_row))
+}
+
+/// The Backup of this Site that was verified last.
+async fn newest_backup(ctx: &Context, site: &str) -> Result<Option<String>> {
+    let api: Api<Backup> = Api::all(ctx.client.clone());
+    let all = api.list(&ListParams::default()).await.during("list Backups")?;
+    let verified = all.into_iter().filter(|backup| {
+        let status = backup.status.as_ref();
+        backup.spec.site_ref.name == site
+            && status.is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
+    });
+    let newest = verified.max_by_key(|backup| {
+        (backup.status.as_ref().and_then(|s| s.completion_time), backup.name_any())
+    });
+    Ok(newest.map(|backup| backup.name_any()))
 }

@@ -8,12 +8,14 @@
 mod accounts;
 mod disk;
 mod entities;
+mod fixtures;
 mod namespaces;
 mod people;
 mod requests;
 mod restart;
 mod rows;
 mod table;
+mod uninstall;
 #[path = "../user/mod.rs"]
 mod user;
 mod watch;

@@ -1,27 +1,21 @@
-//! The rows of the table, and what they are tried on.
+//! The rows of the table.
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use reprieve::api::{App, DeletionRequest, Site, names};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::Api;
+use reprieve::api::{Site, names};
 use reprieve::guard::policy;
 use serde_json::{Value, json};
 
+use super::Cluster;
+use super::fixtures::{
+    APPS, BACKUPS, CRDS, NAMESPACES, POLICIES, REQUESTS, SITES, SYSTEM, VOLUMES, app, development,
+    make, manifest, site, uids,
+};
 use super::table::{EVERYBODY, Form, Row, Senders, WITH_VERBS, Who, row};
-use super::{Cluster, merge, merge_status, object};
-
-const SITES: &str = "/apis/reprieve.dev/v1alpha1/sites";
-const APPS: &str = "/apis/reprieve.dev/v1alpha1/namespaces/t-site/apps";
-const REQUESTS: &str = "/apis/reprieve.dev/v1alpha1/deletionrequests";
-const POLICIES: &str = "/apis/reprieve.dev/v1alpha1/deletionpolicies";
-const BACKUPS: &str = "/apis/reprieve.dev/v1alpha1/backups";
-const NAMESPACES: &str = "/api/v1/namespaces";
-const VOLUMES: &str = "/api/v1/persistentvolumes";
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const SYSTEM: &str = "/api/v1/namespaces/reprieve-system";
 
 /// Tries every row as everybody; nothing of what it was tried on has changed then.
 pub async fn all(c: &Cluster) -> String {
-    fixtures(c).await;
+    make(c).await;
     let before = uids(c).await;
     let senders = Senders::new(c).await;
     let mut rows = vec![];
@@ -36,140 +30,6 @@ pub async fn all(c: &Cluster) -> String {
     let table = senders.try_all(&rows).await;
     assert_eq!(before, uids(c).await, "something of what was tried on has changed");
     table
-}
-
-async fn uids(c: &Cluster) -> Vec<String> {
-    let mut all = vec![];
-    let sites: Api<Site> = Api::all(c.admin.clone());
-    let apps: Api<App> = Api::namespaced(c.admin.clone(), "t-site");
-    let namespaces: Api<Namespace> = Api::all(c.admin.clone());
-    let of = |meta: kube::api::ObjectMeta| {
-        format!("{:?} {:?} {:?}", meta.name, meta.uid, meta.deletion_timestamp)
-    };
-    let list = ListParams::default();
-    all.extend(sites.list(&list).await.expect("a list").into_iter().map(|o| of(o.metadata)));
-    all.extend(apps.list(&list).await.expect("a list").into_iter().map(|o| of(o.metadata)));
-    all.extend(namespaces.list(&list).await.expect("a list").into_iter().map(|o| of(o.metadata)));
-    all
-}
-
-fn site(name: &str) -> Value {
-    json!({"apiVersion": names::API_VERSION, "kind": "Site",
-        "metadata": {"name": name, "labels": {"table": "yes"}},
-        "spec": {"id": format!("id-{name}"), "tenant": {"name": "Acme"}}})
-}
-
-fn app(name: &str, account: &str) -> Value {
-    json!({"apiVersion": names::API_VERSION, "kind": "App",
-        "metadata": {"name": name, "labels": {"table": "yes"}},
-        "spec": {"id": format!("id-{name}"), "product": "shop", "serviceAccountName": account,
-            "manifests": [manifest("a")]}})
-}
-
-fn manifest(value: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop"}, "data": {"k": value}})
-}
-
-fn volume(name: &str, labels: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "PersistentVolume",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp/t"}}})
-}
-
-/// A policy with room on both sides of every value.
-fn development(name: &str) -> Value {
-    json!({"apiVersion": names::API_VERSION, "kind": "DeletionPolicy", "metadata": {"name": name},
-    "spec": {
-        "environment": "Development",
-        "retention": {"minimumSeconds": 100, "defaultSeconds": 1000, "maximumSeconds": 10000},
-        "blastRadius": {"maxEntities": 5, "hardMaxEntities": 50},
-        "quorum": {"approvals": 3, "overrideApprovals": 5, "expiresAfterSeconds": 3600},
-        "backup": {"keepSeconds": 3000000},
-    }})
-}
-
-/// What the rows are tried on, made as the operator.
-async fn fixtures(c: &Cluster) {
-    let post = PostParams::default();
-    let sites: Api<Site> = Api::all(c.operator.clone());
-    let apps: Api<App> = Api::namespaced(c.operator.clone(), "t-site");
-    let namespaces: Api<Namespace> = Api::all(c.operator.clone());
-    for (name, purge) in [("t-site", None), ("t-marked", Some("uid"))] {
-        let annotations = json!({names::ANNOTATION_PURGE: purge.unwrap_or_default()});
-        let annotations = if purge.is_some() { annotations } else { json!({}) };
-        let namespace = object(json!({"metadata": {"name": name, "annotations": annotations,
-            "labels": {names::LABEL_SITE: "t-site"}}}));
-        namespaces.create(&post, &namespace).await.expect("a namespace");
-    }
-    let phase = json!({"status": {"deletion": {
-        "requestRef": {"name": "r"}, "requestUid": "u", "phase": "Purging"}}});
-    for name in ["t-site", "t-purging"] {
-        let mut value = site(name);
-        if name == "t-purging" {
-            value["metadata"]["labels"] = json!({});
-        }
-        sites.create(&post, &object(value)).await.expect("a Site");
-        apps.create(&post, &object(app(&name.replace("site", "app"), "reprieve-app")))
-            .await
-            .expect("an App");
-    }
-    merge_status(&sites, "t-purging", phase.clone()).await.expect("a status");
-    merge(&apps, "t-purging", json!({"metadata": {"labels": {"table": null}}})).await.expect("ok");
-    merge_status(&apps, "t-purging", phase).await.expect("a status");
-    apps.create(&post, &object(app("t-power", "power"))).await.expect("the operator may");
-    // By server-side apply, so that somebody else can pretend to be this field manager.
-    let with = json!({"apiVersion": names::API_VERSION, "kind": "Site",
-        "metadata": {"name": "t-site", "finalizers": [names::FINALIZER]}});
-    let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    sites.patch("t-site", &params, &Patch::Apply(with)).await.expect("a finalizer");
-    let finalizer = json!({"metadata": {"finalizers": [names::FINALIZER]}});
-    merge(&apps, "t-app", finalizer.clone()).await.expect("a finalizer");
-
-    super::requests::request(c, "t-req").await;
-    super::requests::plan(c, "t-req", "sha256:d1").await;
-    let requests: Api<DeletionRequest> = Api::all(c.operator.clone());
-    merge(&requests, "t-req", finalizer).await.expect("a finalizer");
-
-    let create = async |path: &str, value: Value| {
-        let request = http::Request::post(path)
-            .header("content-type", "application/json")
-            .body(value.to_string().into_bytes())
-            .expect("a request");
-        c.operator.request_text(request).await.unwrap_or_else(|e| panic!("{value}: {e}"));
-    };
-    create(POLICIES, development("t-dev")).await;
-    create(
-        BACKUPS,
-        json!({"apiVersion": names::API_VERSION, "kind": "Backup",
-            "metadata": {"name": "t-backup", "labels": {"table": "yes"}},
-            "spec": {"siteRef": {"name": "t-site"}, "purpose": "Manual"}}),
-    )
-    .await;
-    create(VOLUMES, volume("t-kept", json!({names::LABEL_KEPT: "t-site"}))).await;
-    create(VOLUMES, volume("t-free", json!({}))).await;
-    // Somebody else's token Secret, which could be turned into the operator's.
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
-        "metadata": {"name": "t-token", "annotations": {"kubernetes.io/service-account.name": "default"}}});
-    super::eventually("the account default is there", async || {
-        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
-            Api::namespaced(c.admin.clone(), names::OPERATOR_NAMESPACE);
-        accounts.get("default").await.is_ok()
-    })
-    .await;
-    create(&format!("{SYSTEM}/secrets"), secret).await;
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t-pod"},
-        "spec": {"containers": [{"name": "c", "image": "none.example/none"}]}});
-    create(&format!("{SYSTEM}/pods"), pod).await;
-    // So that it can be created anew.
-    let policies: Api<reprieve::api::DeletionPolicy> = Api::all(c.admin.clone());
-    policies.delete("default", &Default::default()).await.expect("an administrator may");
-    let kept: Api<PersistentVolume> = Api::all(c.admin.clone());
-    super::eventually("the volumes are settled", async || {
-        let kept = kept.get("t-kept").await.expect("a volume");
-        kept.status.and_then(|s| s.phase).as_deref() == Some("Available")
-    })
-    .await;
 }
 
 /// T1, T8, T10.
@@ -301,6 +161,9 @@ async fn namespaces(c: &Cluster, rows: &mut Vec<Row>) {
     }
     let purge = json!({"metadata": {"annotations": {names::ANNOTATION_PURGE: "u"}}});
     rows.push(row("T3", p, "the mark of a purge", Form::Merge, &own).body(purge).may(&o));
+    let record = json!({"metadata": {"annotations": {names::ANNOTATION_RECORD: "{}"}}});
+    let what = "the record of a Site that was deleted past the guard";
+    rows.push(row("T4", p, what, Form::Merge, &own).body(record).may(&o));
     let api: Api<Namespace> = Api::all(c.admin.clone());
     let mut put = json!(api.get("t-site").await.expect("a namespace"));
     put["spec"] = json!({"finalizers": []});

@@ -240,5 +240,7 @@ async fn changes_of_the_guard_are_seen() {
     scene.operator.process_mut().restart().expect("it starts");
     scene.operator.wait_until_ready().await.expect("it is ready");
     scene.until_void(&digest, "taken away and put back while the operator was down");
+
+    super::uninstall::as_documented(&sandbox, scene.operator).await;
     sandbox.stop().expect("an end");
 }

@@ -17,9 +17,11 @@ pub async fn are_who_they_are(sandbox: &Sandbox) {
     }
 
     let accounts: Api<ServiceAccount> = Api::namespaced(sandbox.admin(), "default");
-    let account = serde_json::from_value(json!({ "metadata": { "name": "pipeline" } }));
-    let account = account.expect("a service account");
-    accounts.create(&PostParams::default(), &account).await.expect("it can be created");
+    for name in ["pipeline", "stranger"] {
+        let account = serde_json::from_value(json!({ "metadata": { "name": name } }));
+        let account = account.expect("a service account");
+        accounts.create(&PostParams::default(), &account).await.expect("it can be created");
+    }
     let pipeline =
         sandbox.service_account_kubeconfig("default", "pipeline").await.expect("a token");
     let (user, _) = who_am_i(sandbox.client_for(&pipeline).await.expect("a kubeconfig")).await;
@@ -28,7 +30,7 @@ pub async fn are_who_they_are(sandbox: &Sandbox) {
     kubelets_get_tokens_for_their_own_pods(sandbox).await;
 }
 
-/// A kubelet may ask for a token of the account of a pod on its node, bound to that pod.
+/// A kubelet may ask for a token of the account of a pod on its node, and of no other account.
 async fn kubelets_get_tokens_for_their_own_pods(sandbox: &Sandbox) {
     let pods: Api<Pod> = Api::namespaced(sandbox.admin(), "default");
     let pod = json!({
@@ -49,7 +51,7 @@ async fn kubelets_get_tokens_for_their_own_pods(sandbox: &Sandbox) {
     .expect("a TokenRequest");
     let kubelet = |node: &str| sandbox.node(node).expect("a kubeconfig");
     for (node, account, allowed) in
-        [("node-0", "pipeline", true), ("node-0", "default", false), ("node-1", "pipeline", false)]
+        [("node-0", "pipeline", true), ("node-0", "stranger", false), ("node-1", "pipeline", false)]
     {
         let client = sandbox.client_for(&kubelet(node)).await.expect("a kubeconfig");
         let accounts: Api<ServiceAccount> = Api::namespaced(client, "default");

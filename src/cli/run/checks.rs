@@ -2,6 +2,7 @@
 //! with what to do, and looked for again.
 
 use futures::future::try_join_all;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -31,6 +32,7 @@ pub async fn check(client: &Client, server: &str) -> Result<(), String> {
     crds_are_served(client, server).await?;
     rights_are_given(client, server).await?;
     namespace_is_there(client, server).await?;
+    is_the_operator(client, server).await?;
     crds_are_current(client, server).await
 }
 
@@ -102,6 +104,22 @@ async fn rights_are_given(client: &Client, server: &str) -> Result<(), String> {
         some_of(&missing),
         names::OPERATOR_USER,
     ))
+}
+
+/// The guard lets the operator's own account through, and nobody else, however many rights they
+/// have: an administrator's kubeconfig would only meet refusals.
+async fn is_the_operator(client: &Client, server: &str) -> Result<(), String> {
+    let api: Api<SelfSubjectReview> = Api::all(client.clone());
+    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+    let review = review.map_err(|error| no_answer(server, &error))?;
+    let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
+    match user.unwrap_or_default() {
+        user if user == names::OPERATOR_USER => Ok(()),
+        user => Err(format!(
+            "these credentials are those of {user:?}, and the guard takes only {} for the operator: make a kubeconfig of that account, see docs/operating.md",
+            names::OPERATOR_USER
+        )),
+    }
 }
 
 /// The lease lies there.
@@ -197,13 +215,13 @@ mod tests {
         let all: Vec<String> = operator_needs().iter().map(words).collect();
         for one in [
             "list *",
-            "watch sites.reprieve.dev",
+            "delete sites.reprieve.dev",
             "delete namespaces",
             "update leases.coordination.k8s.io/reprieve -n reprieve-system",
         ] {
             assert!(all.iter().any(|word| word == one), "{one}: {all:?}");
         }
         assert_eq!(some_of(&all[..2]), "get *, list *");
-        assert_eq!(some_of(&all[..5]), "get *, list *, create * and 2 more");
+        assert_eq!(some_of(&all[..5]), "get *, list *, watch * and 2 more");
     }
 }

@@ -21,6 +21,8 @@ pub enum Stage {
     StandsBy(String),
     /// It works.
     Works,
+    /// It was told to stop.
+    Stops,
 }
 
 /// What `/readyz` says.
@@ -43,6 +45,7 @@ impl Readiness {
             Stage::Waits(what) => tracing::warn!("waiting: {what}"),
             Stage::StandsBy(what) => tracing::info!("standby: {what}"),
             Stage::Works => tracing::info!("ready"),
+            Stage::Stops => tracing::info!("stopping"),
         }
         *now = stage;
     }
@@ -52,6 +55,7 @@ impl Readiness {
             Stage::Works => (StatusCode::OK, "ok\n".to_owned()),
             Stage::StandsBy(what) => (StatusCode::OK, format!("standby: {what}\n")),
             Stage::Waits(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting: {what}\n")),
+            Stage::Stops => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned()),
         }
     }
 }

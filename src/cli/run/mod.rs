@@ -2,6 +2,7 @@
 
 mod args;
 mod checks;
+pub mod guide;
 mod health;
 
 use std::process::ExitCode;
@@ -104,7 +105,7 @@ async fn run(args: &Args) -> Result<ExitCode> {
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
-    ready.set(Stage::Waits("stopping".to_owned()));
+    ready.set(Stage::Stops);
     let _ = stop.send(true);
     if tokio::time::timeout(GRACE, operator).await.is_err() {
         tracing::warn!("stopped in the middle of work; the next start goes on from what is live");
@@ -205,7 +206,6 @@ impl Operator {
             // First the signal: the rooms end by it.
             biased;
             until = stopped => {
-                tracing::info!("stopping");
                 if tokio::time::timeout_at(until.into(), &mut rooms.0).await.is_err() {
                     tracing::warn!(
                         "stopped in the middle of work; the next start goes on from what is live"

@@ -1,24 +1,21 @@
-//! What to apply of an App, and what to say of what was applied: pure.
-
-use std::collections::BTreeSet;
-use std::time::Duration;
+//! What to apply of an App: pure. What to say of it is in `conclude`.
 
 use kube::ResourceExt;
-use serde_json::{Value, json};
 
+use super::manifest::{ToApply, objects};
 use super::observe::Facts;
 use crate::api::{
-    AppState, AppStatus, AppliedObject, ConditionStatus, ConditionType, Conditions, Reason,
-    SiteState, TargetKind, Time, names,
+    AppState, AppliedObject, DeletionPhase, ManifestFailure, Reason, SiteState, TargetKind, Time,
+    names,
 };
-use crate::cluster::Note;
-use crate::site::decide::site_stands_still;
-use crate::site::recreate::decide::stands_still;
+use crate::site::decide::{duplicate_message, site_stands_still};
+use crate::site::recreate::decide::stands_still as past_guard;
+use crate::site::rows::Account;
 
 /// What to apply.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
-    /// Nothing: the site is held, purged or restored.
+    /// Nothing: the site is held, purged or restored, or not set up yet.
     StandStill {
         /// The state to show.
         state: AppState,
@@ -27,78 +24,128 @@ pub enum Plan {
         /// Why, in words.
         message: String,
     },
-    /// Nothing: something is wrong with the App.
+    /// Nothing: something is wrong with the App as a whole.
     Refuse {
         /// Why.
         reason: Reason,
         /// Why, in words.
         message: String,
     },
-    /// These objects, in this order.
+    /// These objects.
+    Apply(Steps),
+}
+
+/// What to do for each object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steps {
+    /// Whether our finalizer has to be put on first.
+    pub add_finalizer: bool,
+    /// The objects of the manifests that can be applied, and what to do for each.
+    pub steps: Vec<(ToApply, Todo)>,
+    /// What is wrong with the other manifests.
+    pub failures: Vec<ManifestFailure>,
+    /// Objects that left the manifests, and live.
+    pub orphans: Vec<AppliedObject>,
+}
+
+/// What to do for one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Todo {
+    /// It is as it was applied.
+    Keep(AppliedObject),
+    /// It is on its way out, and is made anew when it is gone.
+    Wait(AppliedObject),
+    /// It is not there.
+    Create {
+        /// It was: somebody has deleted it.
+        was_there: bool,
+    },
+    /// It lives, or may: if it is the App's, it is applied.
     Apply {
-        /// Whether our finalizer has to be put on first.
-        add_finalizer: bool,
-        /// Whether all of it was applied as it is now, and some of it is waited for: then it is
-        /// enough to look at that.
-        only_look: bool,
-        /// The objects.
-        objects: Vec<ToApply>,
+        /// The object as the App recorded it, if it did.
+        record: Option<AppliedObject>,
+        /// Somebody has changed what the App owns of it.
+        drifted: bool,
+    },
+    /// Somebody changes it again and again.
+    LeaveAlone {
+        /// The object as the App recorded it.
+        record: AppliedObject,
+        /// Until when.
+        until: Time,
+        /// What is changed, and by whom.
+        what: String,
     },
 }
 
-/// One object to apply.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ToApply {
-    /// Its place in `spec.manifests`.
-    pub index: usize,
-    /// `apiVersion/kind`, the key into the facts' kinds.
-    pub kind_key: String,
-    /// The object's name.
-    pub name: String,
-    /// The object, labelled and with its namespace.
-    pub object: Value,
-    /// The object as the App recorded it when it applied it before, if it did: then it is the
-    /// App's own, and its fields are taken back from whoever changed them.
-    pub known: Option<AppliedObject>,
-}
-
-/// What became of one object.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Applied {
-    /// It is there; whether it is ready, by its own status.
-    Done {
-        /// What to record.
-        object: AppliedObject,
-    },
-    /// The API server refused it.
-    Failed {
-        /// Its place in `spec.manifests`.
-        index: usize,
-        /// What the API server said.
-        message: String,
-    },
+impl Plan {
+    /// Whether anything is to be written but the status.
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::StandStill { .. } | Self::Refuse { .. } => false,
+            Self::Apply(steps) => {
+                let writes = |(_, todo): &(ToApply, Todo)| {
+                    matches!(todo, Todo::Create { .. } | Todo::Apply { .. })
+                };
+                steps.add_finalizer || steps.steps.iter().any(writes)
+            }
+        }
+    }
 }
 
 /// Decides what to apply.
 pub fn plan(facts: &Facts) -> Plan {
-    let app = &facts.app;
-    let namespace = app.namespace().unwrap_or_default();
-    if let Some(deletion) = app.status.as_ref().and_then(|s| s.deletion.as_ref()) {
-        let message = format!("being deleted by DeletionRequest {}", deletion.request_ref.name);
+    if let Some(plan) = stands_still(facts) {
+        return plan;
+    }
+    if let Some((reason, message)) = refused(facts) {
+        return Plan::Refuse { reason, message };
+    }
+    if facts.app.spec.service_account_name == names::APP_ACCOUNT
+        && facts.account == Account::Missing
+    {
         return Plan::StandStill {
-            state: AppState::Purging,
-            reason: Reason::PendingDeletion,
-            message,
+            state: AppState::Degraded,
+            reason: Reason::Progressing,
+            message: format!("the ServiceAccount {} is being made", names::APP_ACCOUNT),
         };
+    }
+    let (good, failures) = objects(&facts.app, &facts.kinds);
+    let orphans = orphans(facts, &good, &failures);
+    let steps = good
+        .into_iter()
+        .map(|object| {
+            let todo = todo(facts, &object);
+            (object, todo)
+        })
+        .collect();
+    let add_finalizer = !facts.app.finalizers().iter().any(|f| f == names::FINALIZER);
+    Plan::Apply(Steps { add_finalizer, steps, failures, orphans })
+}
+
+fn stands_still(facts: &Facts) -> Option<Plan> {
+    let app = &facts.app;
+    if let Some(deletion) = app.status.as_ref().and_then(|s| s.deletion.as_ref()) {
+        let request = &deletion.request_ref.name;
+        let (state, message) = match deletion.phase {
+            DeletionPhase::Held => {
+                (AppState::PendingDeletion, format!("held by DeletionRequest {request}"))
+            }
+            DeletionPhase::Purging => {
+                (AppState::Purging, format!("being purged by DeletionRequest {request}"))
+            }
+        };
+        return Some(Plan::StandStill { state, reason: Reason::PendingDeletion, message });
     }
     let told = app.status.as_ref().and_then(|s| s.unexpected_delete.as_ref());
     let mark = app.annotations().contains_key(names::ANNOTATION_RECREATE);
     let terminating = app.metadata.deletion_timestamp.is_some();
-    let still = stands_still(TargetKind::App, &app.name_any(), mark, terminating, told);
-    if let Some((reason, message)) = still {
+    if let Some((reason, message)) =
+        past_guard(TargetKind::App, &app.name_any(), mark, terminating, told)
+    {
         let recreating = reason == Reason::Recreating;
         let state = if recreating { AppState::Restoring } else { AppState::PendingDeletion };
-        return Plan::StandStill { state, reason, message };
+        return Some(Plan::StandStill { state, reason, message });
     }
     if let Some(still) = facts.site.as_ref().and_then(site_stands_still) {
         let state = match still.state {
@@ -108,198 +155,115 @@ pub fn plan(facts: &Facts) -> Plan {
                 AppState::PendingDeletion
             }
         };
-        return Plan::StandStill { state, reason: still.reason, message: still.message };
+        return Some(Plan::StandStill { state, reason: still.reason, message: still.message });
     }
+    None
+}
+
+/// Why nothing of the App is applied.
+fn refused(facts: &Facts) -> Option<(Reason, String)> {
+    let app = &facts.app;
+    let namespace = app.namespace().unwrap_or_default();
     let own = app.uid().unwrap_or_default();
-    if let Some(other) = facts.holders.iter().find(|holder| holder.uid != own) {
+    let others: Vec<String> =
+        facts.holders.iter().filter(|h| h.uid != own).map(|h| h.describe()).collect();
+    if !others.is_empty() {
+        return Some((Reason::DuplicateId, duplicate_message(&app.spec.id, &others)));
+    }
+    if facts.namespace.as_ref().is_some_and(|live| live.terminating) {
+        let message = format!("namespace {namespace} is being deleted");
+        return Some((Reason::NamespaceTerminating, message));
+    }
+    let Some(site) = &facts.site else {
         let message = format!(
-            "id {:?} is also the id of {}: ids are unique over Sites and Apps",
-            app.spec.id,
-            other.describe()
+            "namespace {namespace} belongs to no Site: create a Site with spec.namespaces [{namespace}], or create the App in a namespace of its Site"
         );
-        return Plan::Refuse { reason: Reason::DuplicateId, message };
-    }
-    if facts.site.is_none() {
+        return Some((Reason::NoSite, message));
+    };
+    let recorded = site.status.as_ref().and_then(|s| {
+        let of_that_name = s.namespaces.iter().find(|n| n.name == namespace);
+        of_that_name.map(|n| &n.uid)
+    });
+    if let (Some(recorded), Some(live)) = (recorded, &facts.namespace)
+        && *recorded != live.uid
+    {
         let message = format!(
-            "namespace {namespace} belongs to no Site: create a Site with spec.namespaces [{namespace}] first"
+            "the namespace {namespace} of Site {site} was deleted past the gates, and this is another one: kubectl describe site {site} says how to restore it",
+            site = site.name_any()
         );
-        return Plan::Refuse { reason: Reason::NoSite, message };
+        return Some((Reason::NamespaceLost, message));
     }
-    match objects(facts, &namespace) {
-        Ok(objects) => Plan::Apply {
-            only_look: only_look(facts, &objects),
-            add_finalizer: !app.finalizers().iter().any(|f| f == names::FINALIZER),
-            objects,
-        },
-        Err(message) => Plan::Refuse { reason: Reason::InvalidManifest, message },
-    }
+    let account = &app.spec.service_account_name;
+    (facts.own_account == Some(false)).then(|| {
+        let message = format!(
+            "the ServiceAccount {account} of spec.serviceAccountName does not exist: kubectl create serviceaccount {account} -n {namespace}, and bind it to what the manifests need"
+        );
+        (Reason::AccountMissing, message)
+    })
 }
 
-/// While workloads come up their status changes many times a second, and applying everything at
-/// each change would be most of the operator's work.
-fn only_look(facts: &Facts, objects: &[ToApply]) -> bool {
-    let Some(status) = &facts.app.status else { return false };
-    let ready = status.conditions.get(ConditionType::Ready);
-    status.observed_generation == facts.app.metadata.generation
-        && ready.is_some_and(|c| c.reason == Reason::ObjectsNotReady.as_str())
-        && objects.iter().all(|o| o.known.is_some())
-}
-
-/// The objects of the manifests, or what is wrong with the first that is wrong.
-fn objects(facts: &Facts, namespace: &str) -> Result<Vec<ToApply>, String> {
-    let app = facts.app.name_any();
-    let mut seen = BTreeSet::new();
-    let mut all = vec![];
-    for (index, manifest) in facts.app.spec.manifests.iter().enumerate() {
-        let wrong = |what: String| format!("manifests[{index}]: {what}");
-        let text = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
-        let version =
-            text(&manifest["apiVersion"]).ok_or_else(|| wrong("has no apiVersion".into()))?;
-        let kind = text(&manifest["kind"]).ok_or_else(|| wrong("has no kind".into()))?;
-        let name = text(&manifest["metadata"]["name"])
-            .ok_or_else(|| wrong(format!("{kind} has no metadata.name")))?;
-        if version.starts_with("reprieve.dev/") {
-            return Err(wrong(format!(
-                "{kind} {name} is of {}, which an App cannot hold",
-                names::GROUP
-            )));
-        }
-        let kind_key = format!("{version}/{kind}");
-        let Some(known) = facts.kinds.get(&kind_key) else {
-            return Err(wrong(format!("the cluster does not know the kind {kind} of {version}")));
+fn todo(facts: &Facts, object: &ToApply) -> Todo {
+    let is_it = |o: &&AppliedObject| {
+        o.api_version == object.api_version && o.kind == object.kind && o.name == object.name
+    };
+    let status = facts.app.status.as_ref();
+    let record = status.and_then(|status| status.objects.iter().find(is_it)).cloned();
+    let key = (object.kind_key.clone(), object.name.clone());
+    let Some(record) = record else {
+        return match facts.seen.get(&key) {
+            Some(_) => Todo::Apply { record: None, drifted: false },
+            None => Todo::Create { was_there: false },
         };
-        if !known.namespaced {
-            return Err(wrong(format!(
-                "{kind} {name} is cluster-scoped, which an App cannot hold"
-            )));
-        }
-        if let Some(other) = text(&manifest["metadata"]["namespace"]).filter(|n| n != namespace) {
-            return Err(wrong(format!(
-                "{kind} {name} is in namespace {other}, not in the App's, {namespace}"
-            )));
-        }
-        if !seen.insert((known.resource.group.clone(), kind.clone(), name.clone())) {
-            return Err(wrong(format!("{kind} {name} is there twice")));
-        }
-        let mut object = manifest.clone();
-        object["metadata"]["namespace"] = json!(namespace);
-        object["metadata"]["labels"][names::LABEL_APP] = json!(app);
-        let known = facts.app.status.as_ref().and_then(|status| {
-            let is_it =
-                |o: &&AppliedObject| o.api_version == version && o.kind == kind && o.name == name;
-            status.objects.iter().find(is_it).cloned()
-        });
-        all.push(ToApply { index, kind_key, name, object, known });
-    }
-    Ok(all)
-}
-
-/// What to say of what was applied.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    /// The status as it should be.
-    pub status: AppStatus,
-    /// What to tell.
-    pub notes: Vec<Note>,
-    /// When to look again, if nothing changes before.
-    pub requeue: Duration,
-}
-
-/// Says what became of the App.
-pub fn conclude(facts: &Facts, plan: &Plan, applied: &[Applied], now: Time) -> Decision {
-    let mut status = facts.app.status.clone().unwrap_or_default();
-    let generation = facts.app.metadata.generation;
-    status.observed_generation = generation;
-    let (state, reason, message, seconds) = match plan {
-        Plan::StandStill { state, reason, message } => (*state, *reason, message.clone(), 30),
-        Plan::Refuse { reason, message } => (AppState::Degraded, *reason, message.clone(), 15),
-        Plan::Apply { .. } => {
-            status.objects = record(&status.objects, applied);
-            judge(applied)
-        }
     };
-    status.state = Some(state);
-    let ready = if state == AppState::Active && reason == Reason::Ready {
-        ConditionStatus::True
-    } else {
-        ConditionStatus::False
-    };
-    let conditions = &mut status.conditions;
-    let old_reason = conditions.get(ConditionType::Ready).map(|c| c.reason.clone());
-    conditions.set(ConditionType::Ready, ready, reason, message.clone(), generation, now);
-    let stalled = matches!(plan, Plan::Refuse { .. }) || reason == Reason::ApplyFailed;
-    let why = |present: bool| present.then_some((reason, message.as_str()));
-    let waiting = reason == Reason::ObjectsNotReady;
-    conditions.set_abnormal(ConditionType::Stalled, why(stalled), generation, now);
-    conditions.set_abnormal(ConditionType::Reconciling, why(waiting), generation, now);
-    let mut notes = vec![];
-    // The alarm of a delete past the guard is given by `recreate`, which no crash keeps from it.
-    let told_elsewhere = [Reason::ObjectsNotReady, Reason::UnexpectedDelete, Reason::Recreating];
-    if old_reason.as_deref() != Some(reason.as_str()) && !told_elsewhere.contains(&reason) {
-        notes.push(if stalled {
-            Note::warning(reason, message)
+    let applied = record.manifest.as_ref() == Some(&object.digest) && !record.orphaned;
+    if !facts.complete.contains(&object.kind_key) {
+        // What lives is not known yet; it will be looked at again when it is.
+        return if applied {
+            Todo::Keep(record)
         } else {
-            Note::normal(reason, message)
-        });
-    }
-    Decision { status, notes, requeue: Duration::from_secs(seconds) }
-}
-
-/// What the App owns: what was applied now, and what was applied before and not refused since. An
-/// object that could not be applied this time is still the App's.
-fn record(before: &[AppliedObject], applied: &[Applied]) -> Vec<AppliedObject> {
-    let mut all: Vec<AppliedObject> = applied
-        .iter()
-        .filter_map(|a| match a {
-            Applied::Done { object } => Some(object.clone()),
-            Applied::Failed { .. } => None,
-        })
-        .collect();
-    for old in before {
-        let same = |o: &AppliedObject| {
-            (&o.api_version, &o.kind, &o.name) == (&old.api_version, &old.kind, &old.name)
+            Todo::Apply { record: Some(record), drifted: false }
         };
-        if !all.iter().any(same) {
-            all.push(old.clone());
-        }
     }
-    all
+    let Some(seen) = facts.seen.get(&key) else { return Todo::Create { was_there: true } };
+    if seen.deleting {
+        return Todo::Wait(record);
+    }
+    if !applied || seen.uid != record.uid {
+        return Todo::Apply { record: Some(record), drifted: false };
+    }
+    if record.fields.as_ref() == Some(&seen.fields) {
+        return Todo::Keep(AppliedObject { waiting_for: seen.waiting_for.clone(), ..record });
+    }
+    match facts.contested.get(&key) {
+        Some((until, what)) => Todo::LeaveAlone { record, until: *until, what: what.clone() },
+        None => Todo::Apply { record: Some(record), drifted: true },
+    }
 }
 
-fn judge(applied: &[Applied]) -> (AppState, Reason, String, u64) {
-    let total = applied.len();
-    let failed: Vec<String> = applied
-        .iter()
-        .filter_map(|a| match a {
-            Applied::Failed { index, message } => Some(format!("manifests[{index}]: {message}")),
-            Applied::Done { .. } => None,
-        })
-        .collect();
-    if let Some(first) = failed.first() {
-        let message = format!("{} of {total} objects could not be applied; {first}", failed.len());
-        return (AppState::Degraded, Reason::ApplyFailed, message, 15);
-    }
-    let waiting: Vec<String> = applied
-        .iter()
-        .filter_map(|a| match a {
-            Applied::Done { object } => object
-                .waiting_for
-                .as_ref()
-                .map(|why| format!("{} {}: {why}", object.kind, object.name)),
-            Applied::Failed { .. } => None,
-        })
-        .collect();
-    match waiting.first() {
-        Some(first) => {
-            let message = format!("{} of {total} objects not ready; {first}", waiting.len());
-            (AppState::Degraded, Reason::ObjectsNotReady, message, 5)
-        }
-        None => {
-            (AppState::Active, Reason::Ready, format!("{total} objects applied and ready"), 300)
-        }
-    }
+/// What the App applied once and does not describe any more. Who deletes such an object, or takes
+/// the App's label off it, takes it out of the App.
+fn orphans(facts: &Facts, wanted: &[ToApply], failures: &[ManifestFailure]) -> Vec<AppliedObject> {
+    let status = facts.app.status.iter().flat_map(|status| &status.objects);
+    let left = status.filter(|record| {
+        // By another version of its API it is the same object.
+        let group = |version: &str| version.split_once('/').map_or("", |(g, _)| g).to_owned();
+        let wanted = wanted.iter().any(|o| {
+            (&o.kind, &o.name) == (&record.kind, &record.name)
+                && group(&o.api_version) == group(&record.api_version)
+        });
+        let named = |f: &ManifestFailure| (&f.kind, &f.name) == (&record.kind, &record.name);
+        !wanted && !failures.iter().any(named)
+    });
+    let lives = |record: &&AppliedObject| {
+        let kind = format!("{}/{}", record.api_version, record.kind);
+        let seen = facts.seen.get(&(kind.clone(), record.name.clone()));
+        !facts.complete.contains(&kind) || seen.is_some_and(|seen| seen.uid == record.uid)
+    };
+    left.filter(lives)
+        .map(|record| AppliedObject { orphaned: true, waiting_for: None, ..record.clone() })
+        .collect()
 }
 
 #[cfg(test)]
 #[path = "decide_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -2,9 +2,11 @@
 //! that is refused with the rule's own message.
 //!
 //! The list of rules is the CRDs' own: a rule without a case fails this test, and so does a case
-//! without a rule. To add a rule, add a line to [`rules`]; to add a field, add it to [`base`], which
-//! has every field, so that each limit can be broken there.
+//! without a rule. To add a rule, add a line to [`rules`](cases::rules); to add a field, add it to [`base`](cases::base), or
+//! to [`full`](cases::full), which has every field, so that each limit can be broken there.
 #![cfg(feature = "sandbox")]
+
+mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,243 +19,7 @@ use reprieve::api::crds;
 use reprieve::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 
-/// An object with every field of its kind, as good as can be.
-fn base(kind: &str) -> Value {
-    let spec = match kind {
-        "Site" => json!({
-            "id": "site-1",
-            "tenant": {"name": "Acme", "contacts": ["ops@acme.example"]},
-            "priority": 100,
-            "namespaces": ["base", "base-jobs"],
-            "policyRef": {"name": "default"},
-        }),
-        "App" => json!({
-            "id": "app-1",
-            "product": "wiki",
-            "manifests": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}}],
-            "serviceAccountName": "reprieve-app",
-        }),
-        "DeletionRequest" => json!({
-            "target": {"kind": "Site", "ids": ["site-1"]},
-            "reason": "contract ended",
-            "ticket": "OPS-1",
-            "maxEntities": 1,
-            "retentionSeconds": 86400,
-            "override": {"justification": "agreed with the tenant"},
-            "expectedAlerts": ["SiteDown"],
-            "cancel": false,
-        }),
-        "DeletionPolicy" => json!({
-            "environment": "Production",
-            "retention": {"minimumSeconds": 86400, "defaultSeconds": 259_200, "maximumSeconds": 7_776_000},
-            "blastRadius": {"maxEntities": 10, "hardMaxEntities": 100},
-            "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
-            "backup": {"keepSeconds": 2_592_000},
-        }),
-        "Backup" => json!({
-            "siteRef": {"name": "acme", "uid": "a", "id": "site-1"},
-            "purpose": "Manual",
-            "keepUntilTime": "2030-01-02T00:00:00Z",
-        }),
-        "Restore" => json!({
-            "source": {"deletionRequestRef": {"name": "contract-ended"}},
-            "parallelism": 4,
-            "onConflict": "Fail",
-            "cancel": false,
-        }),
-        other => panic!("{other} has no object in this test"),
-    };
-    let group = "reprieve.dev/v1alpha1";
-    json!({"apiVersion": group, "kind": kind, "metadata": {"name": "base"}, "spec": spec})
-}
-
-/// A rule with what it lets through and what it refuses, as changes to [`base`]: pointers to fields
-/// with their values, null for a field that is to be absent.
-struct Case {
-    kind: &'static str,
-    path: &'static str,
-    message: &'static str,
-    /// Tried by changing an object that is there, not by creating one.
-    update: bool,
-    good: Value,
-    bad: Value,
-}
-
-fn rules() -> Vec<Case> {
-    let case = |update| {
-        move |kind, path, message, good, bad| Case { kind, path, message, update, good, bad }
-    };
-    let (create, update) = (case(false), case(true));
-    vec![
-        create(
-            "Site",
-            "",
-            "a Site's name must be a DNS label of at most 63 characters: it is also the name of \
-             its namespace",
-            json!({"/metadata/name": "a".repeat(63)}),
-            json!({"/metadata/name": "acme.example"}),
-        ),
-        update(
-            "Site",
-            "",
-            "namespaces may only grow: a namespace leaves a Site through a DeletionRequest alone",
-            json!({"/spec/namespaces": ["more", "base", "base-jobs"]}),
-            json!({"/spec/namespaces": ["base"]}),
-        ),
-        update(
-            "Site",
-            "",
-            "namespaces may only grow: a namespace leaves a Site through a DeletionRequest alone",
-            json!({"/spec/tenant/name": "Acme Ltd"}),
-            json!({"/spec/namespaces": null}),
-        ),
-        update(
-            "Site",
-            ".spec.id",
-            "id is immutable",
-            json!({"/spec/priority": 1}),
-            json!({"/spec/id": "site-2"}),
-        ),
-        update(
-            "App",
-            ".spec.id",
-            "id is immutable",
-            json!({"/spec/product": "forum"}),
-            json!({"/spec/id": "app-2"}),
-        ),
-        request("/spec/target/ids", json!(["site-1", "site-2"])),
-        request("/spec/target/kind", json!("App")),
-        request("/spec/reason", json!("another")),
-        request("/spec/ticket", json!(null)),
-        request("/spec/ticket", json!("OPS-2")),
-        request("/spec/maxEntities", json!(null)),
-        request("/spec/maxEntities", json!(2)),
-        request("/spec/retentionSeconds", json!(null)),
-        request("/spec/retentionSeconds", json!(10)),
-        request("/spec/override", json!(null)),
-        request("/spec/override/justification", json!("another")),
-        request("/spec/expectedAlerts", json!(null)),
-        request("/spec/expectedAlerts", json!(["SiteDown", "SiteSlow"])),
-        Case {
-            kind: "DeletionRequest",
-            path: ".spec",
-            message: "cancel cannot be taken back: make another DeletionRequest",
-            update: true,
-            good: json!({"/metadata/name": "cancelled", "/metadata/labels": {"a": "b"}, "/spec/cancel": true}),
-            bad: json!({"/metadata/name": "cancelled", "/spec/cancel": false}),
-        },
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "retention.minimumSeconds must be at least 86400 (24 h) in Production",
-            json!({"/spec/environment": "Development", "/spec/retention/minimumSeconds": 10}),
-            json!({"/spec/retention/minimumSeconds": 86399}),
-        ),
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "retention must have minimumSeconds <= defaultSeconds <= maximumSeconds",
-            json!({"/spec/retention/defaultSeconds": 86400, "/spec/retention/maximumSeconds": 86400}),
-            json!({"/spec/retention/defaultSeconds": 86399}),
-        ),
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "retention must have minimumSeconds <= defaultSeconds <= maximumSeconds",
-            json!({"/spec/retention/defaultSeconds": 7_776_000}),
-            json!({"/spec/retention/maximumSeconds": 259_199}),
-        ),
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "blastRadius.maxEntities must not exceed hardMaxEntities",
-            json!({"/spec/blastRadius/maxEntities": 100}),
-            json!({"/spec/blastRadius/maxEntities": 101}),
-        ),
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "blastRadius.hardMaxEntities must be at most 100 in Production",
-            json!({"/spec/environment": "Development", "/spec/blastRadius/hardMaxEntities": 1000}),
-            json!({"/spec/blastRadius/hardMaxEntities": 101}),
-        ),
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "quorum.approvals must be at least 2 in Production",
-            json!({"/spec/environment": "Development", "/spec/quorum/approvals": 1}),
-            json!({"/spec/quorum/approvals": 1}),
-        ),
-        create(
-            "DeletionPolicy",
-            ".spec",
-            "quorum.overrideApprovals must be at least quorum.approvals",
-            json!({"/spec/quorum/overrideApprovals": 2}),
-            json!({"/spec/quorum/overrideApprovals": 1}),
-        ),
-        update(
-            "DeletionPolicy",
-            ".spec.environment",
-            "environment is immutable: make another policy",
-            json!({"/spec/quorum/approvals": 3}),
-            json!({"/spec/environment": "Development"}),
-        ),
-        backup("/spec/siteRef/name", "bolt"),
-        backup("/spec/siteRef/uid", "b"),
-        backup("/spec/siteRef/id", "site-2"),
-        backup("/spec/purpose", "BeforeDeletion"),
-        update(
-            "Backup",
-            ".spec",
-            "keepUntilTime may only grow",
-            json!({"/spec/keepUntilTime": "2030-01-02T00:00:01Z"}),
-            json!({"/spec/keepUntilTime": "2030-01-01T23:59:59Z"}),
-        ),
-        update(
-            "Backup",
-            ".spec",
-            "keepUntilTime may only grow",
-            json!({"/spec/keepUntilTime": "2031-01-02T00:00:00Z"}),
-            json!({"/spec/keepUntilTime": null}),
-        ),
-        create(
-            "Restore",
-            ".spec.source",
-            "source must name exactly one of: deletionRequestRef",
-            json!({"/spec/source/deletionRequestRef/name": "another"}),
-            json!({"/spec/source": {}}),
-        ),
-        update(
-            "Restore",
-            ".spec.source",
-            "source is immutable: make another Restore",
-            json!({"/spec/cancel": true}),
-            json!({"/spec/source/deletionRequestRef/name": "another"}),
-        ),
-    ]
-}
-
-fn request(pointer: &str, value: Value) -> Case {
-    Case {
-        kind: "DeletionRequest",
-        path: ".spec",
-        message: "a DeletionRequest is immutable but for cancel: cancel it and make another",
-        update: true,
-        good: json!({"/spec/cancel": true}),
-        bad: json!({pointer: value}),
-    }
-}
-
-fn backup(pointer: &str, value: &str) -> Case {
-    Case {
-        kind: "Backup",
-        path: ".spec",
-        message: "a Backup is of one site for one purpose: only keepUntilTime may change",
-        update: true,
-        good: json!({"/spec/keepUntilTime": "2031-01-01T00:00:00Z"}),
-        bad: json!({pointer: value}),
-    }
-}
+use cases::{Case, base, full, rules};
 
 /// What the CRDs say.
 #[derive(Default)]
@@ -299,7 +65,7 @@ impl Found {
             let value = &schema[keyword];
             let each = match (keyword, value) {
                 ("required", Value::Array(fields)) => fields.clone(),
-                ("x-kubernetes-list-type", list) if list != "set" => vec![],
+                ("x-kubernetes-list-type", list) if list == "atomic" => vec![],
                 (_, Value::Null) => vec![],
                 (_, value) => vec![value.clone()],
             };
@@ -376,10 +142,15 @@ impl Server {
             for twin in twins {
                 let deadline = Instant::now() + Duration::from_secs(30);
                 // A kind is served a moment after it is established.
-                while let Err(error) = create(&api, &twin, false).await {
-                    assert!(Instant::now() < deadline, "{kind}: {error}");
+                let live = loop {
+                    match create(&api, &twin, false).await {
+                        Ok(live) => break live,
+                        Err(error) => assert!(Instant::now() < deadline, "{kind}: {error}"),
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                };
+                // It has every field, and none that the kind does not know.
+                assert_eq!(live.data["spec"], twin["spec"], "{kind}");
             }
             all.insert(kind, api);
         }
@@ -412,10 +183,10 @@ impl Server {
         limit: &Value,
     ) -> Result<(), String> {
         let what = format!("{kind}{path} {keyword} {limit}");
-        let mut object = base(kind);
+        let mut object = full(kind);
         let pointer = path.replace("[]", ".0").replace('.', "/");
         let Some(field) = object.pointer_mut(&pointer).filter(|field| !field.is_null()) else {
-            return Err(format!("{what}: `base` lacks the field"));
+            return Err(format!("{what}: `full` lacks the field"));
         };
         *field = broken(keyword, limit, field);
         let error = match self.send(&object, false).await {
@@ -456,7 +227,7 @@ impl Server {
             if object["metadata"]["name"] == "base" {
                 object["metadata"]["name"] = json!("another");
             }
-            create(api, &object, true).await
+            create(api, &object, true).await.map(drop)
         };
         result.map_err(|error| match error {
             kube::Error::Api(status) => (status.code, status.message.clone()),
@@ -465,9 +236,13 @@ impl Server {
     }
 }
 
-async fn create(api: &Api<DynamicObject>, object: &Value, dry_run: bool) -> kube::Result<()> {
+async fn create(
+    api: &Api<DynamicObject>,
+    object: &Value,
+    dry_run: bool,
+) -> kube::Result<DynamicObject> {
     let object: DynamicObject = serde_json::from_value(object.clone()).expect("an object");
-    api.create(&PostParams { dry_run, ..Default::default() }, &object).await.map(drop)
+    api.create(&PostParams { dry_run, ..Default::default() }, &object).await
 }
 
 async fn served(client: &kube::Client, kind: &str) -> Api<DynamicObject> {
@@ -524,7 +299,7 @@ fn broken(keyword: &str, limit: &Value, field: &Value) -> Value {
             fields.remove(limit.as_str().expect("a name")).expect("a field that is there");
             field
         }
-        // A set.
+        // A set, or a map by key.
         _ => json!([field[0], field[0]]),
     }
 }

@@ -4,27 +4,24 @@
 //! The operator is killed again and again meanwhile.
 //!
 //! One cluster serves all steps, because it takes seconds to start.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::user::{Snapshot, User, condition, expect, expect_condition, grant, http, sample};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
-use user::{Snapshot, User, condition, expect, expect_condition, grant, http, sample};
 
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// Sites with the sample App, by name; the id of the n-th is `site-<n>`.
 const SITES: [&str; 4] = ["acme", "bolt", "cato", "dune"];
 /// Small Sites beside them.
 const SMALL: usize = 8;
 const LABEL: &str = "reprieve.dev/unexpected-delete=true";
-/// A policy under which requests expire within a minute.
+/// A policy with the shortest window, under which requests expire within a minute.
 const QUICK: &str = "
 apiVersion: reprieve.dev/v1alpha1
 kind: DeletionPolicy
@@ -32,7 +29,7 @@ metadata: {name: quick}
 spec:
   environment: Development
   retention: {minimumSeconds: 10, defaultSeconds: 10}
-  quorum: {approvals: 1, expiresAfterSeconds: 60}
+  quorum: {approvals: 2, expiresAfterSeconds: 60}
 ";
 
 struct Stage {
@@ -74,7 +71,13 @@ impl Stage {
     async fn start() -> Option<Self> {
         let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
         sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
+        // It is killed twenty times, and each time the lease has to expire.
+        let lease = [
+            "--leader-elect-lease-duration=2s",
+            "--leader-elect-renew-deadline=1500ms",
+            "--leader-elect-retry-period=300ms",
+        ];
+        let operator = sandbox.start_operator(&lease).await.expect("the operator starts");
         let admin = User::admin(&sandbox);
         let approvers = ["alice", "bob", "carol"].map(|name| {
             let user = User::person(&sandbox, name, "reprieve-approver");
@@ -85,7 +88,7 @@ impl Stage {
         stage.admin.apply(QUICK).worked();
         for (site, number) in SITES.into_iter().zip(1..) {
             let mut yaml = sample(SITE, site, number);
-            if site == "dune" {
+            if site == "cato" || site == "dune" {
                 yaml =
                     yaml.replace("  priority: 100", "  priority: 100\n  policyRef: {name: quick}");
             }
@@ -126,14 +129,14 @@ impl Stage {
     }
 
     /// Asks for a dry run of a delete until it goes as expected: policies load within a second.
-    fn until_delete(&self, what: &str, expected: &str, holds: impl Fn(&user::Said) -> bool) {
+    fn until_delete(&self, what: &str, expected: &str, holds: impl Fn(&crate::user::Said) -> bool) {
         let begun = Instant::now();
         loop {
             let said = self.admin.kubectl(&format!("delete {what} --dry-run=server"));
             if holds(&said) {
                 break;
             }
-            assert!(begun.elapsed() < user::PATIENCE, "expected {expected}; seen: {said:?}");
+            assert!(begun.elapsed() < crate::user::PATIENCE, "expected {expected}; seen: {said:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
         // Those that were not tried may come with the next load.
@@ -179,7 +182,7 @@ impl Stage {
                 return live;
             }
             assert!(
-                begun.elapsed() < user::PATIENCE,
+                begun.elapsed() < crate::user::PATIENCE,
                 "{what}: expected another than {old_uid}, Ready; seen: {said:?}; the operator: {}",
                 self.operator.process().log_tail(20)
             );
@@ -301,7 +304,7 @@ async fn site_held_and_cancelled(stage: &Stage) {
     before.expect_untouched(&stage.snapshot("acme").await, "while a Site is held");
 
     // A second request for it is refused: its own is the older one, and it is on its way.
-    let own = user::request("acme-too", "Site", &["site-1".to_owned()]);
+    let own = crate::user::request("acme-too", "Site", &["site-1".to_owned()]);
     stage.admin.create(&own).worked();
     let live = stage.admin.until_state("acme-too", "Refused");
     expect_condition(&live, "ScopeValid", &["False"]);
@@ -397,7 +400,7 @@ async fn expires_begin(stage: &Stage) -> (Snapshot, String, String) {
     stage.delete("site dune");
     let request = stage.request_of("site dune");
     let live = stage.admin.until_state(&request, "AwaitingApproval");
-    assert_eq!(live["status"]["approvalsRequired"], 2, "the policy's one, and one more");
+    assert_eq!(live["status"]["approvalsRequired"], 3, "the policy's two, and one more");
     (before, uid, request)
 }
 
@@ -467,9 +470,11 @@ async fn crds(stage: &mut Stage) {
         let request = stage.request_of(&format!("site {site}"));
         stage.admin.until_state(&request, "AwaitingApproval");
     }
+    // Told again by an operator that starts, or takes the lease, while it is still on its way out.
     let events = stage.warnings("CustomResourceDefinition", &crd);
-    assert_eq!(events.len(), 1, "expected one Warning; seen: {events:?}");
-    assert_eq!(stage.metric("unexpected_deletes_total", "CustomResourceDefinition"), 2);
+    assert!(!events.is_empty(), "expected a Warning about the CRD; seen none");
+    let counted = stage.metric("unexpected_deletes_total", "CustomResourceDefinition");
+    assert!(counted >= 2, "expected both CRDs counted; seen: {counted}");
     for (site, (_, before)) in sites.iter().zip(&before) {
         before.expect_untouched(&stage.snapshot(site).await, "while its CRD is being deleted");
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use reprieve::sandbox::{Operator, Program};
 use serde_json::json;
 
-use super::user::{PATIENCE, Snapshot, expect, request};
 use super::{APP, SITE, Stage, audit, metric, readyz, sample, until_ready};
+use crate::user::{PATIENCE, Snapshot, expect, request};
 
 /// The lease duration of a sandbox's operators, a retry, and a busy machine.
 const TAKEOVER: Duration = Duration::from_secs(8 + 1 + 5);

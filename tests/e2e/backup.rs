@@ -1,7 +1,6 @@
 //! B1, B4, B5, B6, B11 of the fault list: a site is backed up, lost, and comes back equal, on a
 //! real control plane without the guard (the loss is made by hand). The oracle is the digest over
 //! everything that is collected before and after, not what the operator says of itself.
-#![cfg(feature = "sandbox")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

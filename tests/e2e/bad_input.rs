@@ -1,8 +1,5 @@
 //! What people get wrong: each mistake gives one clear line, or one condition, that says what is
 //! wrong, where, and what to do; and nothing is lost by it.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::io::Read as _;
@@ -11,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::user::{Snapshot, User, expect_condition, http, request, sample};
 use reprieve::sandbox::{Process, Sandbox, process};
 use serde_json::json;
-use user::{Snapshot, User, expect_condition, http, request, sample};
 
 const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// How long the operator may take to say what is wrong.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -248,6 +245,7 @@ async fn what_people_get_wrong_in_a_cluster() {
     }
 
     typing_errors_change_nothing(&admin);
+    apps_that_are_empty_or_large(&admin);
     lists_that_are_refused_by_the_schema(&alice);
     requests_that_are_refused(&alice);
     too_many(&alice);
@@ -291,7 +289,9 @@ fn missing_crds_are_waited_for(sandbox: &Sandbox) {
     readyz(listen, 503, &["lacks the namespace reprieve-system", command]);
     let rbac = crds.with_file_name("deploy/rbac/operator.yaml").display().to_string();
     admin.run(&["apply", "--server-side", "-f", &rbac], "").worked();
-    readyz(listen, 200, &["ok"]);
+    // An administrator has every right, and is not the operator.
+    let words = ["these credentials are those of", "the guard takes only", "docs/operating.md"];
+    readyz(listen, 503, &words);
     assert!(early.is_running(), "expected no restart");
     early.kill().expect("it is killed");
 }
@@ -305,6 +305,16 @@ fn typing_errors_change_nothing(admin: &User) {
         ("a blank in an id", site.replace("site-77", "'site 77'"), "spec.id"),
         ("a number too large", site.replace("priority: 100", "priority: 1001"), "spec.priority"),
         ("no id", site.replace("  id: site-77\n", ""), "spec.id"),
+        ("an empty id", site.replace("site-77", "''"), "spec.id"),
+        ("an id that looks like another", site.replace("site-77", "sitе-77"), "spec.id"),
+        ("a long id", site.replace("site-77", &"7".repeat(300)), "spec.id"),
+        ("a system's name", site.replace("name: typo", "name: kube-typo"), "belong to the system"),
+        (
+            "a long name",
+            site.replace("name: typo", &format!("name: {}", "t".repeat(64))),
+            "DNS label",
+        ),
+        ("a dotted name", site.replace("name: typo", "name: typo.example"), "DNS label"),
     ] {
         admin.apply(&yaml).failed(&[words]);
         let seen = admin.kubectl("get site,namespace typo -o name --ignore-not-found");
@@ -325,7 +335,7 @@ fn typing_errors_change_nothing(admin: &User) {
         assert_ne!(yaml, app, "the sample has changed");
         admin.apply(&yaml).worked();
         let live = admin.until("app shop -n s1", words[0], |live| {
-            user::condition(live, "Ready").starts_with(&format!("False {}", words[0]))
+            crate::user::condition(live, "Ready").starts_with(&format!("False {}", words[0]))
         });
         expect_condition(&live, "Ready", &words);
         assert_eq!(live["status"]["objects"].as_array().map(Vec::len), Some(10), "{live}");
@@ -337,11 +347,75 @@ fn typing_errors_change_nothing(admin: &User) {
     // The id of another one: refused in words that name it, and nothing is set up for it.
     admin.apply(&sample(SITE, "twin", 1)).worked();
     let live = admin.until("site twin", "DuplicateId", |live| {
-        user::condition(live, "Ready").starts_with("False DuplicateId")
+        crate::user::condition(live, "Ready").starts_with("False DuplicateId")
     });
     expect_condition(&live, "Ready", &["site-1", "Site s1"]);
     let seen = admin.kubectl("get namespace twin -o name --ignore-not-found");
     assert_eq!(seen.worked(), "", "expected no namespace for a duplicate");
+}
+
+/// An App of the site `large` with this many ConfigMaps of this many bytes each.
+fn large(name: &str, count: usize, bytes: usize) -> String {
+    let map = |n: usize| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-{n}")},
+            "data": {"text": "x".repeat(bytes)},
+        })
+    };
+    let manifests: Vec<_> = (0..count).map(map).collect();
+    json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "App",
+        "metadata": {"name": name, "namespace": "large"},
+        "spec": {"id": format!("app-{name}"), "product": "shop", "manifests": manifests},
+    })
+    .to_string()
+}
+
+fn apps_that_are_empty_or_large(admin: &User) {
+    admin.apply(&sample(SITE, "large", 113)).worked();
+    admin.kubectl("wait --for=condition=Ready site large --timeout=60s").worked();
+    let app =
+        sample(APP, "large", 78).replace("name: shop\n  namespace", "name: typo\n  namespace");
+    let (head, _) = app.split_once("  manifests:").expect("the sample has manifests");
+    let missing = format!("{head}  manifests: [{{apiVersion: v1, metadata: {{name: x}}}}]\n");
+    for (what, yaml, words) in [
+        ("no manifests", head.to_owned(), "spec.manifests"),
+        ("empty manifests", format!("{head}  manifests: []\n"), "spec.manifests"),
+        ("a manifest that is none", format!("{head}  manifests: [hello]\n"), "spec.manifests[0]"),
+        ("a manifest without a kind", missing, "spec.manifests[0].kind"),
+        ("an unknown field", app.replace("  product:", "  prodcut:"), "prodcut"),
+        ("a long name", app.replace("name: typo", &format!("name: {}", "t".repeat(64))), "63"),
+        ("a long id", app.replace("app-78", &"7".repeat(300)), "spec.id"),
+        ("larger than an object can be", large("typo", 20, 100_000), "request is too large"),
+    ] {
+        admin.apply(&yaml).failed(&[words]);
+        let seen = admin.kubectl("get app typo -n large -o name --ignore-not-found");
+        assert_eq!(seen.worked(), "", "{what}: expected nothing to be created");
+    }
+    // 1 MB of manifests is an App like any other.
+    admin.apply(&large("large", 10, 100_000)).worked();
+    admin.kubectl("wait --for=condition=Ready app large -n large --timeout=60s").worked();
+    let live = admin.get("configmap large-9 -n large");
+    assert_eq!(live["data"]["text"].as_str().map(str::len), Some(100_000));
+    // Every number of objects that the schema allows.
+    admin.apply(&large("many", 500, 10)).worked();
+    admin.kubectl("wait --for=condition=Ready app many -n large --timeout=120s").worked();
+    let live = admin.get("app many -n large");
+    assert_eq!(live["status"]["objects"].as_array().map(Vec::len), Some(500));
+    // A single object that is too large is named; nothing of the App is lost by it.
+    admin.apply(&large("heavy", 1, 1_100_000)).worked();
+    let live = admin.until("app heavy -n large", "ApplyFailed", |live| {
+        crate::user::condition(live, "Ready").starts_with("False ApplyFailed")
+    });
+    expect_condition(&live, "Ready", &["manifests[0]", "heavy-0", "Too long"]);
+    // An App that was just small enough to be written: what cannot be a condition is an event.
+    let mut sizes = (103_000..104_800).rev().step_by(50);
+    let fits = sizes.find(|bytes| admin.apply(&large("full", 15, *bytes)).ok);
+    eprintln!("15 ConfigMaps of {fits:?} bytes are the largest App");
+    admin.until("events.events.k8s.io -n large", "an event TooLarge", |all| {
+        let all = all["items"].as_array().cloned().unwrap_or_default();
+        all.iter().any(|e| e["reason"] == "TooLarge" && e["regarding"]["name"] == "full")
+    });
 }
 
 fn lists_that_are_refused_by_the_schema(alice: &User) {
@@ -436,7 +510,7 @@ fn store_that_goes_away(sandbox: &Sandbox, admin: &User) {
         }))
         .worked();
     let live = admin.until("bkp hard", "StoreUnavailable", |live| {
-        user::condition(live, "Succeeded").starts_with("False StoreUnavailable")
+        crate::user::condition(live, "Succeeded").starts_with("False StoreUnavailable")
     });
     expect_condition(&live, "Succeeded", &["cannot be written", &sandbox.store_url()]);
     fs::remove_file(&store).expect("a file");

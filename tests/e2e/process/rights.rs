@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use reprieve::guard::{Need, operator_needs};
 use serde_json::{Value, json};
 
-use super::user::{User, request};
 use super::{Stage, audit};
+use crate::user::{User, request};
 
 /// A purge and a restore; everything else has been done by the steps before.
 pub fn everything_once(stage: &Stage) {
@@ -52,6 +52,13 @@ pub fn what_is_not_in_the_list_is_refused(stage: &Stage) {
         "delete namespace kube-system --dry-run=server".to_owned(),
         "delete site acme".to_owned(),
         "delete namespace acme".to_owned(),
+        // What RBAC cannot leave out of the right to create every kind: the guard does.
+        format!("exec {pod} -n acme -- true"),
+        format!("attach {pod} -n acme"),
+        "create token reprieve-app -n acme".to_owned(),
+        "create token default -n kube-system".to_owned(),
+        format!("get --raw /api/v1/namespaces/acme/pods/{pod}/proxy/"),
+        "get --raw /api/v1/nodes/node-0/proxy/pods".to_owned(),
         "get pods --as=system:admin".to_owned(),
         "get pods --as=alice".to_owned(),
         "get pods --as=x --as-group=system:masters".to_owned(),
@@ -62,6 +69,11 @@ pub fn what_is_not_in_the_list_is_refused(stage: &Stage) {
             passed.push(format!("{args}: {}{}", said.out, said.err));
         }
     }
+    let eviction = json!({
+        "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "acme"},
+    });
+    let path = format!("create --raw /api/v1/namespaces/acme/pods/{pod}/eviction -f -");
+    operator.with_input(&path, &eviction.to_string()).denied(&["reprieve-operator-limits"]);
     // PUT, which kubectl replace sends: whatever is written is a create or a patch.
     for what in ["configmap kube-root-ca.crt -n acme", "site acme", "deployment --all -n acme"] {
         let live = stage.admin.kubectl(&format!("get {what} -o json").replace("--all", ""));

@@ -4,21 +4,18 @@
 //! and the UID of every object, and the API server's audit log.
 //!
 //! One cluster serves all steps; each leaves the site whole.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::user::{Snapshot, User, condition, expect, expect_condition, request, sample};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
-use user::{Snapshot, User, condition, expect, expect_condition, request, sample};
 
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// The namespace that is lost, and the one that is not.
 const LOST: &str = "acme-jobs";
 const KEPT: &str = "acme";
@@ -113,7 +110,7 @@ impl Stage {
         let delete = format!("delete namespace {LOST} --wait=false");
         // The API server takes a moment until it goes by what is there.
         while !self.admin.kubectl(&delete).ok {
-            assert!(begun.elapsed() < user::PATIENCE, "the guard stays");
+            assert!(begun.elapsed() < crate::user::PATIENCE, "the guard stays");
         }
         let file = format!("deploy/admission/{policy}.yaml");
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -154,7 +151,7 @@ impl Stage {
     ) {
         let begun = Instant::now();
         while !holds(&self.admin) {
-            assert!(begun.elapsed() < user::PATIENCE, "waited in vain: {what}");
+            assert!(begun.elapsed() < crate::user::PATIENCE, "waited in vain: {what}");
         }
         self.operator.process_mut().kill().expect("it is killed");
         meanwhile(&self.admin);

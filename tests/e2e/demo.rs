@@ -1,5 +1,4 @@
 //! `reprieve demo`, as a user runs it: every claim comes true, and nothing is left.
-#![cfg(feature = "sandbox")]
 
 use std::path::Path;
 use std::process::Command;

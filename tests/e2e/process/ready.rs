@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use reprieve::sandbox::{Operator, Process, process};
 use serde_json::json;
 
-use super::user::{PATIENCE, http};
 use super::{REPRIEVE, Stage, grant, metric, until_ready};
+use crate::user::{PATIENCE, http};
 
 /// An operator that need not become ready. It is killed when this is dropped.
 struct Early {

@@ -4,25 +4,24 @@
 //!
 //! One cluster serves all steps, because it takes seconds to start; each step leaves every site
 //! living.
-#![cfg(feature = "sandbox")]
-
-mod user;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::user::{
+    Snapshot, User, condition, expect, expect_condition, grant, http, request, sample,
+};
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt as _};
 use reprieve::api::names;
 use reprieve::sandbox::{AuditRecord, Operator, Sandbox, audit};
 use serde_json::{Value, json};
-use user::{Snapshot, User, condition, expect, expect_condition, grant, http, request, sample};
 
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// The sites, by name; the id of the n-th is `site-<n>`, that of its App `app-<n>`.
 const SITES: [&str; 4] = ["acme", "bolt", "cato", "dune"];
 const BINDING: &str = "validatingadmissionpolicybinding";
@@ -111,7 +110,7 @@ impl Stage {
                 return namespace.name_any();
             }
             assert!(
-                begun.elapsed() < user::PATIENCE,
+                begun.elapsed() < crate::user::PATIENCE,
                 "expected a namespace of {sites:?} to be deleted; seen: none; the operator: {}",
                 self.operator.process().log_tail(10)
             );

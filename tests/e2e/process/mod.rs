@@ -4,29 +4,23 @@
 //!
 //! One cluster serves all steps, because it takes seconds to start. The oracle for who did what is
 //! the API server's audit log, where each operator process has a user agent of its own.
-#![cfg(feature = "sandbox")]
 
-mod user;
-
-#[path = "process/lease.rs"]
 mod lease;
-#[path = "process/ready.rs"]
 mod ready;
-#[path = "process/rights.rs"]
 mod rights;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::user::{User, grant, http, sample};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::Value;
-use user::{User, grant, http, sample};
 
 const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
-const SITE: &str = include_str!("../deploy/samples/site.yaml");
-const APP: &str = include_str!("../deploy/samples/app.yaml");
+const SITE: &str = include_str!("../../../deploy/samples/site.yaml");
+const APP: &str = include_str!("../../../deploy/samples/app.yaml");
 
 /// The cluster and everybody in it.
 struct Stage {

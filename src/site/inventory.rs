@@ -1,0 +1,317 @@
+//! What sites hold, counted. To count one site lists every API in its namespaces, so a fleet that
+//! comes up is counted at once: each API is listed one time for all sites that wait for it. An
+//! idle fleet costs one such round every ten minutes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::ResourceExt;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::fleet::Fleet;
+use super::observe::Count;
+use crate::api::{Inventory, Site, Time, names};
+use crate::cluster::collect::{CollectError, Freshness, collect, for_each, is_derived};
+use crate::cluster::discover::Kinds;
+use crate::cluster::form::archived_form;
+use crate::cluster::{Context, Error, Result, Shutdown};
+
+/// How long to wait for more sites that want to be counted.
+const QUIET: i64 = 1;
+/// How long a site whose Apps are not all ready has to become so before it is counted.
+const SETTLE: i64 = 10;
+/// How long a site that was just counted waits.
+const AGAIN: i64 = 15;
+/// How often everything is counted, whatever is seen.
+const ROUND: Duration = Duration::from_secs(600);
+/// How often to look who waits.
+const TICK: Duration = Duration::from_millis(500);
+/// A round may take this part of the time at most.
+const SHARE: u32 = 20;
+/// Up to this many sites are counted each by itself.
+const FEW: usize = 2;
+/// How old the list of kinds may be.
+const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Which sites wait to be counted, and what came out. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Inventories(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// When each site that waits is due.
+    due: HashMap<String, Time>,
+    /// When a site began to wait last.
+    asked: Option<Time>,
+    counted: HashMap<String, Counted>,
+}
+
+/// What was counted of a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
+    apps: i64,
+    apps_ready: i64,
+    objects: i64,
+    bytes: i64,
+}
+
+#[derive(Clone, Copy)]
+struct Counted {
+    size: Size,
+    at: Time,
+}
+
+impl Inventories {
+    /// Whether the Site's last count fits these numbers of Apps; if it does not, it will be
+    /// counted soon, and told to look again.
+    pub fn look(&self, site: &Site, apps: i64, apps_ready: i64, now: Time) -> Count {
+        let name = site.name_any();
+        let last = site.status.as_ref().and_then(|s| s.inventory.as_ref());
+        let mut state = self.state();
+        if let Some(counted) = state.counted.get(&name)
+            && last.is_none_or(|last| last.counted_time < counted.at)
+        {
+            let Size { apps, apps_ready, objects, bytes } = counted.size;
+            let new = Inventory { apps, apps_ready, objects, bytes, counted_time: counted.at };
+            let same = last.is_some_and(|last| {
+                Inventory { counted_time: last.counted_time, ..new.clone() } == *last
+            });
+            if !same {
+                return Count::New(new);
+            }
+        }
+        if last.is_some_and(|last| (last.apps, last.apps_ready) == (apps, apps_ready)) {
+            return Count::Fits;
+        }
+        let settled = apps > 0 && apps == apps_ready;
+        let mut due = now.plus_seconds(if settled { 0 } else { SETTLE });
+        if let Some(counted) = state.counted.get(&name) {
+            due = due.max(counted.at.plus_seconds(AGAIN));
+        }
+        // Who waits already does not begin anew, but may be due earlier.
+        if state.due.get(&name).is_none_or(|before| due < *before) {
+            state.due.insert(name, due);
+            state.asked = Some(now);
+        }
+        Count::Fits
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sites that are due, unless more are coming.
+    fn take_due(&self, now: Time) -> Vec<String> {
+        let mut state = self.state();
+        let due = |(name, due): (&String, &Time)| (*due <= now).then(|| (name.clone(), *due));
+        let all: Vec<(String, Time)> = state.due.iter().filter_map(due).collect();
+        let longest = all.iter().map(|(_, due)| now.seconds_since(*due)).max().unwrap_or(0);
+        let coming = state.asked.is_some_and(|asked| now.seconds_since(asked) < QUIET);
+        if all.is_empty() || (coming && longest < SETTLE) {
+            return vec![];
+        }
+        all.into_iter()
+            .map(|(name, _)| {
+                state.due.remove(&name);
+                name
+            })
+            .collect()
+    }
+
+    fn put_back(&self, sites: Vec<String>, now: Time) {
+        let mut state = self.state();
+        for site in sites {
+            state.due.insert(site, now.plus_seconds(AGAIN));
+        }
+    }
+
+    fn note(&self, sizes: BTreeMap<String, Size>, at: Time, everything: bool) {
+        let mut state = self.state();
+        if everything {
+            state.counted.clear();
+        }
+        state.counted.extend(sizes.into_iter().map(|(site, size)| (site, Counted { size, at })));
+    }
+}
+
+/// Counts until shutdown.
+pub async fn run(ctx: Context, fleet: Fleet, inventories: Inventories, down: Shutdown) {
+    tokio::select! { () = count_for_ever(&ctx, &fleet, &inventories) => {}, () = down.wait() => {} }
+}
+
+async fn count_for_ever(ctx: &Context, fleet: &Fleet, inventories: &Inventories) {
+    fleet.complete().await;
+    let mut next_round = Instant::now() + ROUND;
+    let mut not_before = Instant::now();
+    loop {
+        tokio::time::sleep(TICK).await;
+        if Instant::now() < not_before {
+            continue;
+        }
+        let begun = Instant::now();
+        let everything = begun >= next_round;
+        let sites = if everything {
+            fleet.sites().iter().map(|site| site.name_any()).collect()
+        } else {
+            inventories.take_due(ctx.now())
+        };
+        if everything {
+            next_round = begun + ROUND;
+        }
+        if sites.is_empty() {
+            continue;
+        }
+        let at = ctx.now();
+        // As they are when the count begins: what comes while it runs asks for another one.
+        let mut sizes = apps(fleet, &sites);
+        match count(ctx, fleet, &mut sizes).await {
+            Ok(()) => {
+                let counted: Vec<String> = sizes.keys().cloned().collect();
+                inventories.note(sizes, at, everything);
+                counted.iter().for_each(|site| fleet.ask_site(site));
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                inventories.put_back(sites, ctx.now());
+            }
+        }
+        not_before = Instant::now() + begun.elapsed() * SHARE;
+    }
+}
+
+/// The Apps of these sites, and nothing counted yet.
+fn apps(fleet: &Fleet, sites: &[String]) -> BTreeMap<String, Size> {
+    let mut sizes = BTreeMap::new();
+    for name in sites {
+        let Some(site) = fleet.site(name) else { continue };
+        let rows = fleet.rows();
+        let mut size = Size::default();
+        for app in site.namespace_names().iter().flat_map(|namespace| rows.apps_in(namespace)) {
+            size.apps += 1;
+            size.apps_ready += i64::from(app.ready);
+        }
+        sizes.insert(name.clone(), size);
+    }
+    sizes
+}
+
+async fn count(ctx: &Context, fleet: &Fleet, sizes: &mut BTreeMap<String, Size>) -> Result<()> {
+    let kinds = ctx.kinds(KINDS_MAX_AGE).await?;
+    let failed = |error: CollectError| Error::answer("count what sites hold", error);
+    if sizes.len() > FEW {
+        return count_many(ctx, fleet, &kinds, sizes).await.map_err(failed);
+    }
+    let names: Vec<String> = sizes.keys().cloned().collect();
+    for name in names {
+        let namespaces: Vec<String> = {
+            let rows = fleet.rows();
+            let own = rows.namespaces.iter().filter(|(_, row)| row.site.as_ref() == Some(&name));
+            own.map(|(namespace, _)| namespace.clone()).collect()
+        };
+        match collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Cached).await {
+            Ok(collection) => {
+                if let Some(size) = sizes.get_mut(&name) {
+                    size.objects = collection.objects.len().try_into().unwrap_or(i64::MAX);
+                    size.bytes = collection.bytes().try_into().unwrap_or(i64::MAX);
+                }
+            }
+            // What goes is told by its own condition.
+            Err(CollectError::NamespaceTerminating(_) | CollectError::Get { .. }) => {
+                sizes.remove(&name);
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+async fn count_many(
+    ctx: &Context,
+    fleet: &Fleet,
+    kinds: &Kinds,
+    sizes: &mut BTreeMap<String, Size>,
+) -> Result<(), CollectError> {
+    let owners: HashMap<String, String> = {
+        let rows = fleet.rows();
+        let owned = rows.namespaces.iter().filter_map(|(name, row)| {
+            let site = row.site.clone()?;
+            sizes.contains_key(&site).then(|| (name.clone(), site))
+        });
+        owned.collect()
+    };
+    let around = [(names::API_VERSION, "Site"), ("v1", "Namespace")];
+    let around = around.into_iter().filter_map(|(version, kind)| kinds.find(version, kind));
+    for kind in around.chain(kinds.of_a_site()) {
+        let mut add = |live: Value| {
+            let metadata = &live["metadata"];
+            let name = metadata["name"].as_str().unwrap_or_default();
+            let site = match (metadata["namespace"].as_str(), kind.resource.kind.as_str()) {
+                (Some(namespace), _) => owners.get(namespace).map(String::as_str),
+                (None, "Site") => Some(name),
+                (None, _) => owners.get(name).map(String::as_str),
+            };
+            if let Some(size) = site.and_then(|site| sizes.get_mut(site))
+                && !is_derived(&live)
+            {
+                size.objects += 1;
+                let bytes = archived_form(live).to_string().len();
+                size.bytes += i64::try_from(bytes).unwrap_or(i64::MAX);
+            }
+        };
+        for_each(&ctx.client, kind, None, Freshness::Live, &mut add).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(seconds: i64) -> Time {
+        chrono::DateTime::from_timestamp(seconds, 0).unwrap().into()
+    }
+
+    fn site(inventory: Option<Inventory>) -> Site {
+        let mut site: Site = serde_json::from_value(json!({
+            "metadata": { "name": "a" }, "spec": { "id": "1", "tenant": { "name": "A" } },
+        }))
+        .unwrap();
+        site.status =
+            Some(crate::api::SiteStatus { inventory, ..crate::api::SiteStatus::default() });
+        site
+    }
+
+    #[test]
+    fn a_site_is_counted_once_it_is_settled_and_not_each_time_that_it_moves() {
+        let all = Inventories::default();
+        assert_eq!(all.look(&site(None), 3, 1, at(100)), Count::Fits);
+        assert_eq!(all.take_due(at(105)), [""; 0], "it has time to settle");
+        all.look(&site(None), 3, 3, at(106));
+        assert_eq!(all.take_due(at(106)), [""; 0], "more may come");
+        assert_eq!(all.take_due(at(107)), ["a"]);
+        assert_eq!(all.take_due(at(200)), [""; 0], "once");
+        let size = Size { apps: 3, apps_ready: 3, objects: 9, bytes: 99 };
+        all.note([("a".to_owned(), size)].into(), at(107), false);
+        let Count::New(new) = all.look(&site(None), 3, 3, at(108)) else { panic!("counted") };
+        assert_eq!((new.apps, new.apps_ready, new.objects, new.bytes), (3, 3, 9, 99));
+        assert_eq!(all.look(&site(Some(new.clone())), 3, 3, at(109)), Count::Fits);
+        // What flaps is not counted each time.
+        all.look(&site(Some(new)), 4, 4, at(109));
+        assert_eq!(all.take_due(at(115)), [""; 0]);
+        assert_eq!(all.take_due(at(122)), ["a"]);
+    }
+
+    #[test]
+    fn a_site_that_never_settles_is_counted_all_the_same() {
+        let all = Inventories::default();
+        all.look(&site(None), 0, 0, at(100));
+        for t in 101..110 {
+            all.look(&site(None), 1, 0, at(t));
+            assert_eq!(all.take_due(at(t)), [""; 0]);
+        }
+        assert_eq!(all.take_due(at(112)), ["a"]);
+    }
+}

@@ -1,0 +1,17 @@
+//! What users and operators of clusters see, each file on a cluster of its own. They are one test
+//! binary so that as many of them run side by side as the machine has cores: most of their time
+//! they wait for windows, leases and controllers. One of them: `cargo test --test e2e road`.
+#![cfg(feature = "sandbox")]
+
+mod app;
+mod backup;
+mod bad_input;
+mod demo;
+mod past_guard;
+mod process;
+mod restore;
+mod road;
+mod site;
+// Shared with `tests/guard`.
+#[path = "../user/mod.rs"]
+mod user;

@@ -1,0 +1,293 @@
+//! An object of each kind, and for each rule a change that passes and one that does not.
+
+use serde_json::{Value, json};
+
+/// An object with every field of its kind, as good as can be.
+pub fn base(kind: &str) -> Value {
+    let spec = match kind {
+        "Site" => json!({
+            "id": "site-1",
+            "tenant": {"name": "Acme", "contacts": ["ops@acme.example"]},
+            "priority": 100,
+            "namespaces": ["base", "base-jobs"],
+            "policyRef": {"name": "default"},
+        }),
+        "App" => json!({
+            "id": "app-1",
+            "product": "wiki",
+            "manifests": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}}],
+            "serviceAccountName": "reprieve-app",
+        }),
+        "DeletionRequest" => json!({
+            "target": {"kind": "Site", "ids": ["site-1"]},
+            "reason": "contract ended",
+            "ticket": "OPS-1",
+            "maxEntities": 1,
+            "retentionSeconds": 86400,
+            "override": {"justification": "agreed with the tenant"},
+            "expectedAlerts": ["SiteDown"],
+            "cancel": false,
+        }),
+        "DeletionPolicy" => json!({
+            "environment": "Production",
+            "retention": {"minimumSeconds": 86400, "defaultSeconds": 259_200, "maximumSeconds": 7_776_000},
+            "blastRadius": {"maxEntities": 10, "hardMaxEntities": 100},
+            "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
+            "backup": {"keepSeconds": 2_592_000},
+        }),
+        "Backup" => json!({
+            "siteRef": {"name": "acme", "uid": "a", "id": "site-1"},
+            "purpose": "Manual",
+            "keepUntilTime": "2030-01-02T00:00:00Z",
+        }),
+        "Restore" => json!({
+            "source": {"deletionRequestRef": {"name": "contract-ended"}},
+            "parallelism": 4,
+            "onConflict": "Fail",
+        }),
+        other => panic!("{other} has no object in this test"),
+    };
+    let group = "reprieve.dev/v1alpha1";
+    json!({"apiVersion": group, "kind": kind, "metadata": {"name": "base"}, "spec": spec})
+}
+
+/// As [`base`], with what a rule keeps from standing together: it has every field.
+pub fn full(kind: &str) -> Value {
+    let mut object = base(kind);
+    if kind == "Restore" {
+        object["spec"]["source"]["backupRefs"] = json!([{"name": "acme-1"}]);
+    }
+    object
+}
+
+/// A rule with what it lets through and what it refuses, as changes to [`base`]: pointers to fields
+/// with their values, null for a field that is to be absent.
+pub struct Case {
+    pub kind: &'static str,
+    pub path: &'static str,
+    pub message: &'static str,
+    /// Tried by changing an object that is there, not by creating one.
+    pub update: bool,
+    pub good: Value,
+    pub bad: Value,
+}
+
+pub fn rules() -> Vec<Case> {
+    let case = |update| {
+        move |kind, path, message, good, bad| Case { kind, path, message, update, good, bad }
+    };
+    let (create, update) = (case(false), case(true));
+    vec![
+        create(
+            "Site",
+            "",
+            "a Site's name must be a DNS label of at most 63 characters: it is also the name of \
+             its namespace",
+            json!({"/metadata/name": "a".repeat(63)}),
+            json!({"/metadata/name": "acme.example"}),
+        ),
+        create(
+            "Site",
+            "",
+            "default, reprieve-system and kube-* belong to the system: name another namespace in \
+             spec.namespaces",
+            json!({"/metadata/name": "default", "/spec/namespaces": ["acme"]}),
+            json!({"/spec/namespaces": ["base", "kube-public"]}),
+        ),
+        create(
+            "Site",
+            "",
+            "default, reprieve-system and kube-* belong to the system: name another namespace in \
+             spec.namespaces",
+            json!({"/metadata/name": "kubernetes", "/spec/namespaces": null}),
+            json!({"/metadata/name": "reprieve-system", "/spec/namespaces": null}),
+        ),
+        create(
+            "App",
+            "",
+            "an App's name has at most 63 characters: it is the value of a label on its objects",
+            json!({"/metadata/name": "a".repeat(63)}),
+            json!({"/metadata/name": "a".repeat(64)}),
+        ),
+        update(
+            "Site",
+            "",
+            "namespaces may only grow: a namespace leaves a Site through a DeletionRequest alone",
+            json!({"/spec/namespaces": ["more", "base", "base-jobs"]}),
+            json!({"/spec/namespaces": ["base"]}),
+        ),
+        update(
+            "Site",
+            "",
+            "namespaces may only grow: a namespace leaves a Site through a DeletionRequest alone",
+            json!({"/spec/tenant/name": "Acme Ltd"}),
+            json!({"/spec/namespaces": null}),
+        ),
+        update(
+            "Site",
+            ".spec.id",
+            "id is immutable",
+            json!({"/spec/priority": 1}),
+            json!({"/spec/id": "site-2"}),
+        ),
+        update(
+            "App",
+            ".spec.id",
+            "id is immutable",
+            json!({"/spec/product": "forum"}),
+            json!({"/spec/id": "app-2"}),
+        ),
+        request("/spec/target/ids", json!(["site-1", "site-2"])),
+        request("/spec/target/kind", json!("App")),
+        request("/spec/reason", json!("another")),
+        request("/spec/ticket", json!(null)),
+        request("/spec/ticket", json!("OPS-2")),
+        request("/spec/maxEntities", json!(null)),
+        request("/spec/maxEntities", json!(2)),
+        request("/spec/retentionSeconds", json!(null)),
+        request("/spec/retentionSeconds", json!(10)),
+        request("/spec/override", json!(null)),
+        request("/spec/override/justification", json!("another")),
+        request("/spec/expectedAlerts", json!(null)),
+        request("/spec/expectedAlerts", json!(["SiteDown", "SiteSlow"])),
+        Case {
+            kind: "DeletionRequest",
+            path: ".spec",
+            message: "cancel cannot be taken back: make another DeletionRequest",
+            update: true,
+            good: json!({"/metadata/name": "cancelled", "/metadata/labels": {"a": "b"}, "/spec/cancel": true}),
+            bad: json!({"/metadata/name": "cancelled", "/spec/cancel": false}),
+        },
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "retention.minimumSeconds must be at least 86400 (24 h) in Production",
+            json!({"/spec/environment": "Development", "/spec/retention/minimumSeconds": 10}),
+            json!({"/spec/retention/minimumSeconds": 86399}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "retention must have minimumSeconds <= defaultSeconds <= maximumSeconds",
+            json!({"/spec/retention/defaultSeconds": 86400, "/spec/retention/maximumSeconds": 86400}),
+            json!({"/spec/retention/defaultSeconds": 86399}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "retention must have minimumSeconds <= defaultSeconds <= maximumSeconds",
+            json!({"/spec/retention/defaultSeconds": 7_776_000}),
+            json!({"/spec/retention/maximumSeconds": 259_199}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "blastRadius.maxEntities must not exceed hardMaxEntities",
+            json!({"/spec/blastRadius/maxEntities": 100}),
+            json!({"/spec/blastRadius/maxEntities": 101}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "blastRadius.hardMaxEntities must be at most 100 in Production",
+            json!({"/spec/environment": "Development", "/spec/blastRadius/hardMaxEntities": 1000}),
+            json!({"/spec/blastRadius/hardMaxEntities": 101}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "quorum.approvals must be at least 2 in Production",
+            json!({"/spec/environment": "Development", "/spec/quorum/approvals": 1}),
+            json!({"/spec/quorum/approvals": 1}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "quorum.overrideApprovals must be at least quorum.approvals",
+            json!({"/spec/quorum/overrideApprovals": 2}),
+            json!({"/spec/quorum/overrideApprovals": 1}),
+        ),
+        update(
+            "DeletionPolicy",
+            ".spec.environment",
+            "environment is immutable: make another policy",
+            json!({"/spec/quorum/approvals": 3}),
+            json!({"/spec/environment": "Development"}),
+        ),
+        backup("/spec/siteRef/name", "bolt"),
+        backup("/spec/siteRef/uid", "b"),
+        backup("/spec/siteRef/id", "site-2"),
+        backup("/spec/purpose", "BeforeDeletion"),
+        update(
+            "Backup",
+            ".spec",
+            "keepUntilTime may only grow",
+            json!({"/spec/keepUntilTime": "2030-01-02T00:00:01Z"}),
+            json!({"/spec/keepUntilTime": "2030-01-01T23:59:59Z"}),
+        ),
+        update(
+            "Backup",
+            ".spec",
+            "keepUntilTime may only grow",
+            json!({"/spec/keepUntilTime": "2031-01-02T00:00:00Z"}),
+            json!({"/spec/keepUntilTime": null}),
+        ),
+        create(
+            "Restore",
+            ".spec.source",
+            "source must name exactly one of: deletionRequestRef, backupRefs",
+            json!({"/spec/source": {"backupRefs": [{"name": "acme-1"}]}}),
+            json!({"/spec/source": {}}),
+        ),
+        create(
+            "Restore",
+            ".spec.source",
+            "source must name exactly one of: deletionRequestRef, backupRefs",
+            json!({"/spec/source/deletionRequestRef/name": "another"}),
+            json!({"/spec/source/backupRefs": [{"name": "acme-1"}]}),
+        ),
+        update(
+            "Restore",
+            ".spec.onConflict",
+            "onConflict is immutable: make another Restore",
+            json!({"/spec/parallelism": 1}),
+            json!({"/spec/onConflict": "Skip"}),
+        ),
+        update(
+            "Restore",
+            ".spec.source",
+            "source is immutable: make another Restore",
+            json!({"/spec/parallelism": 1}),
+            json!({"/spec/source/deletionRequestRef/name": "another"}),
+        ),
+        update(
+            "Restore",
+            ".spec.source",
+            "source is immutable: make another Restore",
+            json!({"/spec/parallelism": 2}),
+            json!({"/spec/source": {"backupRefs": [{"name": "acme-1"}]}}),
+        ),
+    ]
+}
+
+fn request(pointer: &str, value: Value) -> Case {
+    Case {
+        kind: "DeletionRequest",
+        path: ".spec",
+        message: "a DeletionRequest is immutable but for cancel: cancel it and make another",
+        update: true,
+        good: json!({"/spec/cancel": true}),
+        bad: json!({pointer: value}),
+    }
+}
+
+fn backup(pointer: &str, value: &str) -> Case {
+    Case {
+        kind: "Backup",
+        path: ".spec",
+        message: "a Backup is of one site for one purpose: only keepUntilTime may change",
+        update: true,
+        good: json!({"/spec/keepUntilTime": "2031-01-01T00:00:00Z"}),
+        bad: json!({pointer: value}),
+    }
+}
