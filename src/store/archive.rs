@@ -5,12 +5,13 @@
 //! {"header":{"format":"reprieve.dev/archive/v1","backup":…,"site":{"name","uid","id"},"time":…}}
 //! {"object":{"key":"Deployment.apps/acme/web","digest":"sha256:…","state":"Ready","object":{…}}}
 //! …
-//! {"manifest":{"count":…,"bytes":…,"contentDigest":"sha256:…","rootDigest":"sha256:…"}}
+//! {"manifest":{"count":…,"bytes":…,"contentDigest":"sha256:…","rootDigest":"sha256:…","signature":{…}}}
 //! ```
 //! `object` is the object in its archived form, as Kubernetes' own JSON. `rootDigest` is over the
 //! sorted keys and digests, so that equal content has an equal one; `contentDigest` is over every
-//! byte before the manifest, so that nothing in an archive is covered by no digest. Readers skip
-//! fields that they do not know: what is added later (field owners) needs no new version.
+//! byte before the manifest, so that nothing in an archive is covered by no digest. The signature
+//! is over both and the header. Readers skip fields that they do not know: what is added later
+//! (field owners) needs no new version. The whole format is in `docs/archive-format.md`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,6 +19,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::signing::Signature;
 use crate::api::Time;
 use crate::cluster::collect::ObjectState;
 use crate::cluster::form::ObjectKey;
@@ -83,6 +85,30 @@ pub struct Manifest {
     pub content_digest: String,
     /// Digest over the sorted keys and digests of the objects.
     pub root_digest: String,
+    /// Who wrote it. None: it was written without a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+impl Manifest {
+    /// What is signed: whose archive it is, and all that is in it. A list, in which nothing can be
+    /// taken for something else and there is no order of keys to agree on.
+    pub(super) fn statement(&self, header: &Header) -> Vec<u8> {
+        let Header { format, backup, site: Identity { name, uid, id }, time } = header;
+        let Self { count, bytes, content_digest, root_digest, signature: _ } = self;
+        let statement = serde_json::json!([
+            "reprieve.dev/archive-signature/v1",
+            format,
+            [name, uid, id],
+            backup,
+            time,
+            count,
+            bytes,
+            content_digest,
+            root_digest,
+        ]);
+        statement.to_string().into_bytes()
+    }
 }
 
 /// A line, as it is written.

@@ -5,9 +5,10 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::archive::Identity;
-use super::{Store, StoreError, layout};
+use super::archive::{Header, Identity};
+use super::{Damage, Signature, Store, StoreError, layout};
 use crate::api::{BackupPurpose, Time};
 
 /// The format of an entry.
@@ -40,6 +41,35 @@ pub struct CatalogueEntry {
     pub keep_until_time: Option<Time>,
 }
 
+/// What a look at the catalogue gives.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The backups, oldest first.
+    pub entries: Vec<CatalogueEntry>,
+    /// Why each of the other entries is not among them.
+    pub refused: Vec<StoreError>,
+}
+
+impl CatalogueEntry {
+    /// What is signed: all of it, in canonical JSON.
+    fn statement(entry: &Value) -> Vec<u8> {
+        format!("reprieve.dev/catalogue-signature/v1\n{entry}").into_bytes()
+    }
+
+    /// Whether this is the first line of the archive that the entry speaks of.
+    pub(super) fn check(&self, header: &Header) -> Result<(), StoreError> {
+        let rows = [
+            ("Backup", self.backup.clone(), header.backup.clone()),
+            ("time", self.time.to_string(), header.time.to_string()),
+        ];
+        let differs = rows.into_iter().find(|(_, expected, found)| expected != found);
+        differs.map_or(Ok(()), |(what, expected, found)| {
+            let damage = Damage::Unlisted { what, expected, found };
+            Err(StoreError::Archive { location: self.location.clone(), damage })
+        })
+    }
+}
+
 impl Store {
     /// Puts an archive into the catalogue. To be called once it was read back.
     ///
@@ -47,8 +77,11 @@ impl Store {
     /// A store that cannot be written.
     pub async fn enter(&self, entry: &CatalogueEntry) -> Result<(), StoreError> {
         let path = Path::from(layout::catalogue_entry(&entry.location));
-        let mut text = serde_json::to_string_pretty(entry).expect("an entry is plain data");
-        text.push('\n');
+        let mut value = serde_json::to_value(entry).expect("an entry is plain data");
+        if let Some(signature) = self.keys.sign(&CatalogueEntry::statement(&value)) {
+            value["signature"] = json!(signature);
+        }
+        let text = format!("{value:#}\n");
         self.objects
             .put(&path, PutPayload::from(text))
             .await
@@ -62,24 +95,34 @@ impl Store {
     /// # Errors
     /// A store that cannot be read.
     pub async fn backups_of(&self, site_id: &str) -> Result<Vec<CatalogueEntry>, StoreError> {
-        let found = self.entries(&layout::site_folder(site_id)).await?;
+        let found = self.listing(&layout::site_folder(site_id)).await?.told();
         Ok(found.into_iter().filter(|entry| entry.site.id == site_id).collect())
     }
 
-    /// Every backup of every site, oldest first.
+    /// Every backup of every site, oldest first. Entries that cannot be read are told in the log
+    /// and left out.
     ///
     /// # Errors
     /// A store that cannot be read.
     pub async fn all_backups(&self) -> Result<Vec<CatalogueEntry>, StoreError> {
-        self.entries("sites").await
+        Ok(self.catalogue().await?.told())
     }
 
-    async fn entries(&self, folder: &str) -> Result<Vec<CatalogueEntry>, StoreError> {
+    /// The whole catalogue, and what of it cannot be taken and why.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub async fn catalogue(&self) -> Result<Listing, StoreError> {
+        self.listing("sites").await
+    }
+
+    async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
-        let mut found = vec![];
+        let mut found = Listing::default();
         let mut files = self.objects.list(Some(&Path::from(folder)));
         while let Some(file) = files.try_next().await.map_err(unreadable)? {
-            if !file.location.as_ref().ends_with(".json") {
+            let location = file.location.as_ref();
+            if !location.ends_with(".json") {
                 continue;
             }
             let bytes = match self.objects.get(&file.location).await {
@@ -88,15 +131,46 @@ impl Store {
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(error) => return Err(unreadable(error)),
             };
-            match serde_json::from_slice::<CatalogueEntry>(&bytes) {
-                Ok(entry) if entry.format == FORMAT => found.push(entry),
-                Ok(entry) => {
-                    tracing::warn!(file = %file.location, format = entry.format, "unknown format");
+            match self.entry(location, &bytes) {
+                Ok(entry) => found.entries.push(entry),
+                Err(damage) => {
+                    found.refused.push(StoreError::Entry { location: location.to_owned(), damage });
                 }
-                Err(error) => tracing::warn!(file = %file.location, %error, "unreadable entry"),
             }
         }
-        found.sort_by(|a, b| (a.time, &a.location).cmp(&(b.time, &b.location)));
+        found.entries.sort_by(|a, b| (a.time, &a.location).cmp(&(b.time, &b.location)));
         Ok(found)
+    }
+
+    /// The entry in these bytes, which lie at this place.
+    fn entry(&self, location: &str, bytes: &[u8]) -> Result<CatalogueEntry, Damage> {
+        let corrupt = |error: serde_json::Error| Damage::Corrupt(error.to_string());
+        let mut value: Value = serde_json::from_slice(bytes).map_err(corrupt)?;
+        let format = value["format"].as_str().unwrap_or_default();
+        if format != FORMAT {
+            return Err(Damage::UnknownEntry(format.to_owned()));
+        }
+        let signature = value.as_object_mut().and_then(|fields| fields.remove("signature"));
+        let signature: Option<Signature> =
+            signature.map(serde_json::from_value).transpose().map_err(corrupt)?;
+        self.keys.check(&CatalogueEntry::statement(&value), signature.as_ref())?;
+        let entry: CatalogueEntry = serde_json::from_value(value).map_err(corrupt)?;
+        // One that was copied from elsewhere, signature and all.
+        let folder = format!("{}/", layout::site_folder(&entry.site.id));
+        let of = layout::catalogue_entry(&entry.location);
+        if of != location || !entry.location.starts_with(&folder) {
+            return Err(Damage::Misplaced(entry.location));
+        }
+        Ok(entry)
+    }
+}
+
+impl Listing {
+    /// The backups; the rest goes to the log.
+    fn told(self) -> Vec<CatalogueEntry> {
+        for error in &self.refused {
+            tracing::warn!("left out: {error}");
+        }
+        self.entries
     }
 }

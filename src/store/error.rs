@@ -29,6 +29,24 @@ pub enum StoreError {
         /// What it said.
         why: String,
     },
+    /// A key cannot be used.
+    #[error("{flag} {file} cannot be used: {why}")]
+    BadKey {
+        /// The flag that gives it.
+        flag: &'static str,
+        /// The file, or what else was given.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A catalogue entry is not what it should be.
+    #[error("the catalogue entry {location} {damage}")]
+    Entry {
+        /// Where the entry lies.
+        location: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
     /// The archive is not what it should be.
     #[error("the archive {location} {damage}")]
     Archive {
@@ -57,6 +75,9 @@ pub enum Damage {
     /// It is of a format that this version does not read.
     #[error("is of the format {0:?}; this version reads {FORMAT:?}")]
     Format(String),
+    /// It is a catalogue entry of a format that this version does not read.
+    #[error("is of the format {0:?}; this version reads {entry:?}", entry = super::catalogue::FORMAT)]
+    UnknownEntry(String),
     /// It is of another site.
     #[error("is of {found}, not of {expected}")]
     ForeignSite {
@@ -68,6 +89,40 @@ pub enum Damage {
     /// An object is not the one that was written.
     #[error("is damaged: the object {0} does not match its digest")]
     Object(String),
+    /// Nobody signed it.
+    #[error(
+        "is not signed, and only what is signed is taken: if it is yours all the same, \
+         --allow-unsigned-archives takes it"
+    )]
+    Unsigned,
+    /// Somebody signed it whose key is not trusted.
+    #[error(
+        "is signed with the key {0}, which is not trusted: if it is yours, give its public half by \
+         --trusted-key-file"
+    )]
+    UnknownKey(String),
+    /// It says that a trusted key signed it, which is not so.
+    #[error("is not what was signed: its signature does not fit to the trusted key {0}")]
+    Forged(String),
+    /// It does not lie where it says.
+    #[error("is of another place: it belongs to {0}")]
+    Misplaced(String),
+    /// Archive and catalogue entry don't fit together.
+    #[error("is not the one of its catalogue entry: its {what} is {found}, not {expected}")]
+    Unlisted {
+        /// In what they differ.
+        what: &'static str,
+        /// What the entry says.
+        expected: String,
+        /// What the archive says.
+        found: String,
+    },
+    /// It is encrypted to others.
+    #[error(
+        "is encrypted to {}, and no identity here fits: give one of theirs by --age-identity-file",
+        .0.join(", ")
+    )]
+    NoIdentity(Vec<String>),
     /// It has another number of objects than it says.
     #[error("is damaged: it holds {found} objects, its manifest says {expected}")]
     Count {
@@ -94,25 +149,28 @@ impl StoreError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unwritable { .. } | Self::Unreadable { .. } => true,
-            Self::BadUrl { .. } | Self::Archive { .. } => false,
+            Self::BadUrl { .. }
+            | Self::BadKey { .. }
+            | Self::Entry { .. }
+            | Self::Archive { .. } => false,
+        }
+    }
+
+    /// What to look at, for whoever starts the operator.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::BadUrl { .. } | Self::Unwritable { .. } | Self::Unreadable { .. } => {
+                ": check --store-url and its volume or bucket"
+            }
+            Self::BadKey { .. } | Self::Entry { .. } | Self::Archive { .. } => "",
         }
     }
 
     pub(super) fn unwritable(url: &str, error: object_store::Error) -> Self {
-        Self::Unwritable { url: url.to_owned(), why: one_line(&error) }
+        Self::Unwritable { url: url.to_owned(), why: super::trouble::describe(&error, url) }
     }
 
     pub(super) fn unreadable(url: &str, error: object_store::Error) -> Self {
-        Self::Unreadable { url: url.to_owned(), why: one_line(&error) }
+        Self::Unreadable { url: url.to_owned(), why: super::trouble::describe(&error, url) }
     }
-}
-
-/// The innermost cause says what happened; what is around it repeats paths and type names.
-fn one_line(error: &object_store::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = cause.to_string();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

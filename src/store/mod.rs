@@ -17,27 +17,37 @@
 
 pub mod archive;
 pub mod catalogue;
+mod connect;
+mod encryption;
 mod error;
 pub mod layout;
+mod options;
 mod reader;
 pub mod records;
+mod signing;
+mod trouble;
 mod writer;
 
+#[cfg(test)]
+mod encryption_tests;
+#[cfg(test)]
+mod signing_tests;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
-use url::Url;
 
 pub use archive::{Archive, Entry, Header, Identity, Manifest};
-pub use catalogue::CatalogueEntry;
+pub use catalogue::{CatalogueEntry, Listing};
+pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
+pub use options::{Options, StoreArgs};
 pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
+pub use signing::{Keys, PublicKey, Signature};
 pub use writer::{ArchiveWriter, Written};
 
 /// The object store in which the archives lie.
@@ -45,44 +55,59 @@ pub use writer::{ArchiveWriter, Written};
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: String,
+    keys: Arc<Keys>,
+    encryption: Arc<Encryption>,
 }
 
 impl Store {
     /// Opens the store at this URL, and proves that it can be written and read.
     ///
     /// # Errors
-    /// A URL of another form than `file:///path`, a folder that is not there, and a store that
-    /// cannot be written or read back.
+    /// A URL that names no store, and a store that cannot be written or read back.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let bad = |why: String| StoreError::BadUrl { url: url.to_owned(), why };
-        let parsed = Url::parse(url).map_err(|error| bad(error.to_string()))?;
-        if parsed.scheme() != "file" {
-            return Err(bad(format!("the scheme {:?} is not known: use file://", parsed.scheme())));
-        }
-        let folder = parsed
-            .to_file_path()
-            .map_err(|()| bad("use an absolute path, as in file:///backups".to_owned()))?;
-        // An absent folder is more likely a volume that is not mounted than a wish for a new one.
-        if !folder.is_dir() {
-            return Err(bad(format!("{} is not a folder", folder.display())));
-        }
-        let objects = LocalFileSystem::new_with_prefix(&folder)
-            .map_err(|error| bad(error.to_string()))?
-            // A purge relies on what is written here: it must survive a crash of the machine.
-            .with_fsync(true);
-        let store = Self::over(Arc::new(objects), url);
+        Self::open_with(Options::new(url)).await
+    }
+
+    /// Opens a store, and proves that it can be written and read.
+    ///
+    /// # Errors
+    /// A URL that names no store, and a store that cannot be written or read back.
+    pub async fn open_with(options: Options) -> Result<Self, StoreError> {
+        let url = connect::parse(&options.url)?;
+        let objects = connect::connect(&url, &options.settings, options.timeout)?;
+        let store = Self {
+            keys: Arc::new(options.keys),
+            encryption: Arc::new(options.encryption),
+            ..Self::over(objects, &options.url)
+        };
         store.probe().await?;
         Ok(store)
     }
 
     /// A store over this backend; `url` is for messages alone.
     pub(crate) fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned() }
+        Self { objects, url: url.to_owned(), keys: Arc::default(), encryption: Arc::default() }
     }
 
     /// The URL that was opened.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How archives are signed, for the log: the public key, or that there is none.
+    pub fn signing(&self) -> String {
+        match self.keys.public() {
+            Some(key) => format!("{key}, {} trusted", self.keys.trusted()),
+            None => format!("none, {} trusted", self.keys.trusted()),
+        }
+    }
+
+    /// To whom archives are encrypted, for the log.
+    pub fn encryption(&self) -> String {
+        match self.encryption.names() {
+            names if names.is_empty() => "none".to_owned(),
+            names => names.join(", "),
+        }
     }
 
     /// Writes a small object and reads it back.
@@ -110,7 +135,7 @@ impl Store {
     /// # Errors
     /// A place that is no path of the store.
     pub fn write(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
-        ArchiveWriter::new(self.objects.clone(), &self.url, location, header)
+        ArchiveWriter::new(self, location, header)
     }
 
     /// Begins to read an archive. Its header is checked at once, every object as it is read, and
@@ -123,7 +148,20 @@ impl Store {
         location: &str,
         expected: Expected,
     ) -> Result<ArchiveReader, StoreError> {
-        ArchiveReader::open(&*self.objects, &self.url, location, expected).await
+        ArchiveReader::open(self, location, expected).await
+    }
+
+    /// Begins to read the archive of a catalogue entry, as [`Store::read`] does. It must be the
+    /// one that the entry speaks of in every word, and not an older one that was put in its place.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_listed(&self, entry: &CatalogueEntry) -> Result<ArchiveReader, StoreError> {
+        let expected = Expected { site: entry.site.clone(), digest: Some(entry.digest.clone()) };
+        let mut reader = self.read(&entry.location, expected).await?;
+        entry.check(reader.header())?;
+        reader.listed = Some(entry.objects);
+        Ok(reader)
     }
 
     /// Reads an archive to its end and keeps nothing: proves that it is whole and what it says.

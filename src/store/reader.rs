@@ -6,12 +6,14 @@ use std::io::Write as _;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::Store;
 use super::archive::{Entry, FORMAT, Header, Identity, Line, Manifest};
+use super::encryption::Fault;
 use super::error::{Damage, StoreError};
 use crate::cluster::form::{ObjectKey, RootDigest, digest_text, object_digest};
 
@@ -30,14 +32,16 @@ pub struct Expected {
 
 /// An archive that is being read.
 pub struct ArchiveReader {
-    url: String,
+    store: Store,
     location: String,
     expected: Expected,
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    stream: BoxStream<'static, Result<Bytes, Fault>>,
     decoder: zstd::stream::write::Decoder<'static, Vec<u8>>,
     lines: VecDeque<Vec<u8>>,
     header: Header,
     manifest: Option<Manifest>,
+    /// How many objects its catalogue entry speaks of.
+    pub(super) listed: Option<u64>,
     count: u64,
     bytes: u64,
     content: Sha256,
@@ -46,24 +50,25 @@ pub struct ArchiveReader {
 
 impl ArchiveReader {
     pub(super) async fn open(
-        objects: &dyn ObjectStore,
-        url: &str,
+        store: &Store,
         location: &str,
         expected: Expected,
     ) -> Result<Self, StoreError> {
         let missing =
             || StoreError::Archive { location: location.to_owned(), damage: Damage::Missing };
         let path = Path::parse(location).map_err(|_| missing())?;
-        let stream = match objects.get(&path).await {
+        let raw = match store.objects.get(&path).await {
             Ok(found) => found.into_stream(),
             Err(object_store::Error::NotFound { .. }) => return Err(missing()),
-            Err(error) => return Err(StoreError::unreadable(url, error)),
+            Err(error) => return Err(StoreError::unreadable(&store.url, error)),
         };
+        let opened = store.encryption.open(raw).await;
+        let stream = opened.map_err(|fault| fault.told(store, location))?;
         let decoder = zstd::stream::write::Decoder::new(Vec::new()).map_err(|error| {
-            StoreError::Unreadable { url: url.to_owned(), why: error.to_string() }
+            StoreError::Unreadable { url: store.url.clone(), why: error.to_string() }
         })?;
         let mut reader = Self {
-            url: url.to_owned(),
+            store: store.clone(),
             location: location.to_owned(),
             header: Header {
                 format: String::new(),
@@ -76,6 +81,7 @@ impl ArchiveReader {
             decoder,
             lines: VecDeque::new(),
             manifest: None,
+            listed: None,
             count: 0,
             bytes: 0,
             content: Sha256::new(),
@@ -106,7 +112,7 @@ impl ArchiveReader {
                 return Ok(Some(line));
             }
             let next = self.stream.try_next().await;
-            match next.map_err(|error| StoreError::unreadable(&self.url, error))? {
+            match next.map_err(|fault| fault.told(&self.store, &self.location))? {
                 Some(chunk) => {
                     // By small pieces: a few bytes can unpack to very many.
                     for piece in chunk.chunks(16 * 1024) {
@@ -214,6 +220,16 @@ impl ArchiveReader {
         if manifest.content_digest != content || manifest.bytes != self.bytes {
             return Err(self.damage(Damage::Digest("bytes")));
         }
+        if let Some(listed) = self.listed.filter(|listed| *listed != self.count) {
+            return Err(self.damage(Damage::Unlisted {
+                what: "number of objects",
+                expected: listed.to_string(),
+                found: self.count.to_string(),
+            }));
+        }
+        let statement = manifest.statement(&self.header);
+        let signed = self.store.keys.check(&statement, manifest.signature.as_ref());
+        signed.map_err(|damage| self.damage(damage))?;
         match &self.expected.digest {
             Some(expected) if *expected != manifest.root_digest => {
                 Err(self.damage(Damage::Other {

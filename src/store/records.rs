@@ -1,13 +1,15 @@
 //! Records of Sites and Apps that were deleted past the guard: what they are created anew from
 //! when their finalizer has let them go. Written once and never over, each read back at once.
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Store, StoreError, layout};
+use super::encryption::Fault;
+use super::{Signature, Store, StoreError, layout};
 use crate::api::{NamespaceRef, TargetKind, Time};
 use crate::cluster::form::digest_of;
 
@@ -77,6 +79,11 @@ impl Record {
     }
 }
 
+/// What is signed.
+fn statement(record: &Value) -> Vec<u8> {
+    format!("reprieve.dev/record-signature/v1\n{record}").into_bytes()
+}
+
 /// What the store holds of records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
@@ -94,15 +101,53 @@ impl Store {
     /// records have to be read again.
     pub async fn put_record(&self, record: &Record) -> Result<(), StoreError> {
         let path = Path::from(layout::record(&record.uid, record.number));
-        let text = record.seal();
-        self.create(&path, &text).await?;
-        if self.get_text(&path).await?.as_deref() != Some(text.as_bytes()) {
-            return Err(StoreError::Unwritable {
-                url: self.url.clone(),
-                why: format!("{path} holds another record than was written"),
-            });
+        self.create(&path, self.seal(record)?).await?;
+        let there = match self.get(&path).await? {
+            Some(bytes) => self.unseal(bytes).await?.ok(),
+            None => None,
+        };
+        if there.as_ref() == Some(record) {
+            return Ok(());
         }
-        Ok(())
+        Err(StoreError::Unwritable {
+            url: self.url.clone(),
+            why: format!("{path} holds another record than was written"),
+        })
+    }
+
+    /// A record as it lies in the store: one line of JSON, with a digest over it, and signed and
+    /// encrypted as archives are.
+    fn seal(&self, record: &Record) -> Result<Bytes, StoreError> {
+        let mut sealed: Value = serde_json::from_str(&record.seal()).expect("it is JSON");
+        if let Some(signature) = self.keys.sign(&statement(&sealed["record"])) {
+            sealed["signature"] = json!(signature);
+        }
+        let text = sealed.to_string();
+        self.encryption.seal(text.as_bytes()).map_err(|error| StoreError::Unwritable {
+            url: self.url.clone(),
+            why: error.to_string(),
+        })
+    }
+
+    /// The record in these bytes; or, in words, why there is none: not a record, not as it was
+    /// sealed, signed by nobody who is trusted, or encrypted to others.
+    async fn unseal(&self, bytes: Bytes) -> Result<Result<Record, String>, StoreError> {
+        let text = match self.encryption.unseal(bytes).await {
+            Ok(text) => text,
+            Err(Fault::Store(error)) => return Err(StoreError::unreadable(&self.url, error)),
+            Err(Fault::Damage(damage)) => return Ok(Err(format!("it {damage}"))),
+        };
+        Ok(self.record_in(&text))
+    }
+
+    fn record_in(&self, text: &[u8]) -> Result<Record, String> {
+        let words = |error: serde_json::Error| error.to_string();
+        let sealed: Value = serde_json::from_slice(text).map_err(words)?;
+        let signature: Option<Signature> =
+            serde_json::from_value(sealed["signature"].clone()).map_err(words)?;
+        let signed = self.keys.check(&statement(&sealed["record"]), signature.as_ref());
+        signed.map_err(|damage| format!("it {damage}"))?;
+        Record::unseal(text)
     }
 
     /// Closes the records of this UID: what they tell of lives again.
@@ -110,7 +155,7 @@ impl Store {
     /// # Errors
     /// A store that cannot be written.
     pub async fn close_record(&self, uid: &str) -> Result<(), StoreError> {
-        self.create(&Path::from(layout::record_closed(uid)), "{}\n").await
+        self.create(&Path::from(layout::record_closed(uid)), Bytes::from_static(b"{}\n")).await
     }
 
     /// Every open record, and which are closed. A damaged one is told in the log and left out: the
@@ -133,8 +178,8 @@ impl Store {
             if closed.iter().any(|c| c == segment) {
                 continue;
             }
-            let Some(text) = self.get_text(&file.location).await? else { continue };
-            match Record::unseal(&text) {
+            let Some(bytes) = self.get(&file.location).await? else { continue };
+            match self.unseal(bytes).await? {
                 Ok(record) => match open.iter_mut().find(|r| r.uid == record.uid) {
                     Some(other) if other.number < record.number => *other = record,
                     Some(_) => {}
@@ -147,15 +192,15 @@ impl Store {
     }
 
     /// Writes a small object that is not there yet; one that is there is left as it is.
-    async fn create(&self, path: &Path, text: &str) -> Result<(), StoreError> {
-        let payload = PutPayload::from(text.to_owned());
+    async fn create(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        let payload = PutPayload::from(bytes);
         match self.objects.put_opts(path, payload, PutMode::Create.into()).await {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(StoreError::unwritable(&self.url, error)),
         }
     }
 
-    async fn get_text(&self, path: &Path) -> Result<Option<bytes::Bytes>, StoreError> {
+    async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
         match self.objects.get(path).await {
             Ok(result) => result.bytes().await.map(Some).map_err(unreadable),
@@ -215,9 +260,43 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_record_is_not_taken_for_one() {
         let store = Store::over(Arc::new(InMemory::new()), "memory://");
-        let text = record("u1", 1, "Acme").seal().replace("Acme", "Evil");
+        let text = store.seal(&record("u1", 1, "Acme")).unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap().replace("Acme", "Evil");
         let path = Path::from(layout::record("u1", 1));
         store.objects.put(&path, PutPayload::from(text)).await.unwrap();
         assert_eq!(store.records().await.unwrap().open, []);
+    }
+
+    #[tokio::test]
+    async fn records_are_signed_and_encrypted_as_archives_are() {
+        let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys");
+        let none = Store::over(Arc::new(InMemory::new()), "memory://");
+        let with = |signing: &str, identity: bool| {
+            let mut keys_of = crate::store::Keys::default();
+            keys_of.sign_with(format!("{keys}/test-{signing}-key.pem").as_ref()).unwrap();
+            let mut encryption = crate::store::Encryption::default();
+            if identity {
+                let file = format!("{keys}/test-age-identity.txt");
+                let text = std::fs::read_to_string(&file).unwrap();
+                let public = text.lines().find_map(|l| l.strip_prefix("# public key: ")).unwrap();
+                encryption.read_with(file.as_ref()).unwrap();
+                encryption.encrypt_to(public).unwrap();
+            }
+            Store { keys: Arc::new(keys_of), encryption: Arc::new(encryption), ..none.clone() }
+        };
+        let ours = with("signing", true);
+        ours.put_record(&record("u1", 1, "Acme")).await.unwrap();
+        ours.put_record(&record("u1", 1, "Acme")).await.expect("the same again is no error");
+        assert_eq!(ours.records().await.unwrap().open, [record("u1", 1, "Acme")]);
+        let path = Path::from(layout::record("u1", 1));
+        let bytes = none.get(&path).await.unwrap().unwrap();
+        assert!(!bytes.windows(4).any(|bytes| bytes == b"Acme"), "it lies readable in the store");
+        // Without the identity, with another key, and one that anybody wrote.
+        for store in [with("signing", false), with("other", true)] {
+            assert_eq!(store.records().await.unwrap().open, []);
+        }
+        none.put_record(&record("u2", 1, "Evil")).await.unwrap();
+        assert_eq!(ours.records().await.unwrap().open, [record("u1", 1, "Acme")]);
+        assert_eq!(none.records().await.unwrap().open, [record("u2", 1, "Evil")]);
     }
 }

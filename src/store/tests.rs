@@ -12,36 +12,40 @@ use crate::api::BackupPurpose;
 use crate::cluster::collect::ObjectState;
 use crate::cluster::form::{ObjectKey, object_digest};
 
-const LOCATION: &str = "sites/site-1/b.u.jsonl.zst";
+pub(super) const LOCATION: &str = "sites/site-1/b.u.jsonl.zst";
 
-fn site() -> Identity {
+pub(super) fn site() -> Identity {
     Identity { name: "acme".into(), uid: "u1".into(), id: "site-1".into() }
 }
 
-fn expected() -> Expected {
+pub(super) fn expected() -> Expected {
     Expected { site: site(), digest: None }
 }
 
-fn header() -> Header {
+pub(super) fn header() -> Header {
     let time = serde_json::from_value(json!("2026-11-22T17:00:00Z")).unwrap();
     Header { format: FORMAT.into(), backup: "b".into(), site: site(), time }
 }
 
-fn entry(i: usize) -> Entry {
+pub(super) fn entry(i: usize) -> Entry {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{i}"), "namespace": "acme"}, "data": {"n": i.to_string(), "text": "x".repeat(i % 7 * 100)}});
+    entry_of(&object)
+}
+
+pub(super) fn entry_of(object: &Value) -> Entry {
     Entry {
-        key: ObjectKey::of(&object).unwrap(),
-        digest: object_digest(&object),
+        key: ObjectKey::of(object).unwrap(),
+        digest: object_digest(object),
         state: ObjectState::Ready,
-        object,
+        object: object.clone(),
     }
 }
 
-fn memory() -> Store {
+pub(super) fn memory() -> Store {
     Store::over(Arc::new(InMemory::new()), "memory:///")
 }
 
-async fn written(store: &Store, n: usize) -> Written {
+pub(super) async fn written(store: &Store, n: usize) -> Written {
     let mut writer = store.write(LOCATION, &header()).unwrap();
     for i in 0..n {
         writer.add(&entry(i)).await.unwrap();
@@ -49,34 +53,66 @@ async fn written(store: &Store, n: usize) -> Written {
     writer.finish().await.unwrap()
 }
 
-async fn raw(store: &Store) -> Vec<u8> {
+pub(super) async fn raw(store: &Store) -> Vec<u8> {
     let path = Path::from(LOCATION);
     store.objects.get(&path).await.unwrap().bytes().await.unwrap().to_vec()
 }
 
-async fn put(store: &Store, bytes: Vec<u8>) {
+pub(super) async fn put(store: &Store, bytes: Vec<u8>) {
     store.objects.put(&Path::from(LOCATION), PutPayload::from(bytes)).await.unwrap();
 }
 
-async fn damage(store: &Store, expected: Expected) -> Damage {
+pub(super) async fn damage(store: &Store, expected: Expected) -> Damage {
     match store.verify(LOCATION, expected).await {
         Err(StoreError::Archive { damage, .. }) => damage,
         other => panic!("{other:?}"),
     }
 }
 
-/// The archive with its lines changed: consistent for zstd, not for us.
-async fn rewritten(store: &Store, change: impl Fn(usize, &mut Value) -> bool) {
+/// The catalogue entry of the archive at `LOCATION`.
+pub(super) fn listed(written: &Written) -> CatalogueEntry {
+    CatalogueEntry {
+        format: catalogue::FORMAT.into(),
+        backup: "b".into(),
+        site: site(),
+        purpose: BackupPurpose::Manual,
+        time: header().time,
+        location: LOCATION.into(),
+        digest: written.manifest.root_digest.clone(),
+        objects: written.manifest.count,
+        bytes: written.size,
+        keep_until_time: None,
+    }
+}
+
+/// The archive's lines.
+pub(super) async fn lines(store: &Store) -> Vec<String> {
     let mut text = String::new();
     zstd::Decoder::new(&*raw(store).await).unwrap().read_to_string(&mut text).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Puts an archive of these lines.
+pub(super) async fn put_lines(store: &Store, lines: &[&str]) {
     let mut encoder = zstd::Encoder::new(vec![], 3).unwrap();
-    for (i, line) in text.lines().enumerate() {
-        let mut value: Value = serde_json::from_str(line).unwrap();
-        if change(i, &mut value) {
-            writeln!(encoder, "{value}").unwrap();
-        }
+    for line in lines {
+        writeln!(encoder, "{line}").unwrap();
     }
     put(store, encoder.finish().unwrap()).await;
+}
+
+/// The archive with its lines changed: consistent for zstd, not for us.
+pub(super) async fn rewritten(store: &Store, change: impl Fn(usize, &mut Value) -> bool) {
+    let mut changed = vec![];
+    for (i, line) in lines(store).await.iter().enumerate() {
+        let before: Value = serde_json::from_str(line).unwrap();
+        let mut value = before.clone();
+        if change(i, &mut value) {
+            // What did not change keeps its bytes.
+            changed.push(if value == before { line.clone() } else { value.to_string() });
+        }
+    }
+    put_lines(store, &changed.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test]
@@ -206,7 +242,10 @@ async fn a_store_that_cannot_be_used_says_why_in_one_line() {
     std::fs::write(&file, "").unwrap();
     let rows = [
         ("nonsense".to_owned(), "cannot be used"),
-        ("s3://bucket".to_owned(), "scheme"),
+        ("ftp://bucket".to_owned(), "names no object store"),
+        ("memory:///".to_owned(), "names no object store"),
+        ("https://example.invalid/x".to_owned(), "names no object store"),
+        ("s3:///x".to_owned(), "names no object store"),
         ("file:///does/not/exist".to_owned(), "not a folder"),
         (format!("file://{}", file.display()), "not a folder"),
         // A folder in which not even root can make a file.
@@ -217,6 +256,11 @@ async fn a_store_that_cannot_be_used_says_why_in_one_line() {
         assert!(error.contains(part) && !error.contains('\n'), "{url}: {error}");
     }
     Store::open(&format!("file://{}", folder.path().display())).await.unwrap();
+    for url in ["s3://key:s3cret@bucket/x", "az://container/x?sig=s3cret", "file:///x?s3cret"] {
+        let error = Store::open(url).await.unwrap_err().to_string();
+        assert!(error.contains("must hold no password"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
 }
 
 #[tokio::test]

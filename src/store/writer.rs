@@ -2,16 +2,16 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
+use super::Store;
 use super::archive::{Entry, Header, Line, Manifest};
+use super::encryption::Sink;
 use super::error::StoreError;
 use crate::cluster::form::{RootDigest, digest_text};
 
@@ -19,13 +19,19 @@ use crate::cluster::form::{RootDigest, digest_text};
 const LEVEL: i32 = 3;
 /// Compressed bytes that are handed on at a time.
 const CHUNK: usize = 256 * 1024;
+/// Bytes of a part of a large archive: the least that S3 takes. Up to this, an archive is one
+/// request.
+const PART: usize = 5 * 1024 * 1024;
+/// Parts on their way at a time. With `PART` it bounds what one archive takes of the memory.
+const PARTS: usize = 2;
 
 /// An archive that is being written. It is not in the store until it is finished; dropping it
 /// before leaves nothing that could be taken for an archive.
 pub struct ArchiveWriter {
-    url: String,
+    store: Store,
     location: String,
-    encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
+    header: Header,
+    encoder: zstd::stream::write::Encoder<'static, Sink>,
     out: BufWriter,
     written: u64,
     count: u64,
@@ -46,22 +52,22 @@ pub struct Written {
 }
 
 impl ArchiveWriter {
-    pub(super) fn new(
-        objects: Arc<dyn ObjectStore>,
-        url: &str,
-        location: &str,
-        header: &Header,
-    ) -> Result<Self, StoreError> {
-        let unwritable = |why: String| StoreError::Unwritable { url: url.to_owned(), why };
+    pub(super) fn new(store: &Store, location: &str, header: &Header) -> Result<Self, StoreError> {
+        let unwritable = |why: String| StoreError::Unwritable { url: store.url.clone(), why };
         let path = Path::parse(location).map_err(|error| unwritable(error.to_string()))?;
-        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)
+        let mut encoder = store
+            .encryption
+            .sink()
+            .and_then(|sink| zstd::stream::write::Encoder::new(sink, LEVEL))
             .map_err(|error| unwritable(error.to_string()))?;
         encoder.include_checksum(true).map_err(|error| unwritable(error.to_string()))?;
         let mut writer = Self {
-            url: url.to_owned(),
+            store: store.clone(),
+            header: header.clone(),
             location: location.to_owned(),
             encoder,
-            out: BufWriter::new(objects, path),
+            out: BufWriter::with_capacity(store.objects.clone(), path, PART)
+                .with_max_concurrency(PARTS),
             written: 0,
             count: 0,
             bytes: 0,
@@ -79,7 +85,7 @@ impl ArchiveWriter {
         self.bytes += text.len() as u64;
         // Into memory: it cannot fail but by exhausting it.
         self.encoder.write_all(&text).map_err(|error| StoreError::Unwritable {
-            url: self.url.clone(),
+            url: self.store.url.clone(),
             why: error.to_string(),
         })
     }
@@ -89,7 +95,7 @@ impl ArchiveWriter {
         self.out
             .put(Bytes::from(chunk))
             .await
-            .map_err(|error| StoreError::unwritable(&self.url, error))
+            .map_err(|error| StoreError::unwritable(&self.store.url, error))
     }
 
     /// Adds an object.
@@ -101,7 +107,7 @@ impl ArchiveWriter {
         self.root.add(&entry.key, &entry.digest);
         self.count += 1;
         if self.encoder.get_ref().len() >= CHUNK {
-            let chunk = std::mem::take(self.encoder.get_mut());
+            let chunk = self.encoder.get_mut().take();
             self.hand_on(chunk).await?;
         }
         Ok(())
@@ -112,18 +118,22 @@ impl ArchiveWriter {
     /// # Errors
     /// A store that cannot be written.
     pub async fn finish(mut self) -> Result<Written, StoreError> {
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             count: self.count,
             bytes: self.bytes,
             content_digest: digest_text(std::mem::take(&mut self.content)),
             root_digest: std::mem::take(&mut self.root).finish(),
+            signature: None,
         };
+        manifest.signature = self.store.keys.sign(&manifest.statement(&self.header));
         self.line(&Line::Manifest(Cow::Borrowed(&manifest)))?;
-        let url = self.url.clone();
+        let url = self.store.url.clone();
         let unwritable = |why: String| StoreError::Unwritable { url: url.clone(), why };
-        self.encoder.do_finish().map_err(|error| unwritable(error.to_string()))?;
-        let rest = std::mem::take(self.encoder.get_mut());
-        self.hand_on(rest).await?;
+        let rest = self.encoder.finish().and_then(Sink::finish);
+        let rest = rest.map_err(|error| unwritable(error.to_string()))?;
+        self.written += rest.len() as u64;
+        let put = self.out.put(Bytes::from(rest)).await;
+        put.map_err(|error| StoreError::unwritable(&url, error))?;
         self.out.shutdown().await.map_err(|error| {
             // The store's own error is inside.
             match error.downcast::<object_store::Error>() {

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cluster::lease::Terms;
 use crate::cluster::{DEFAULT_CONCURRENCY, chain};
+use crate::store::StoreArgs;
 
 /// Arguments of `reprieve run`.
 #[derive(Debug, clap::Args)]
@@ -17,10 +18,8 @@ pub struct Args {
     #[arg(long, env = "REPRIEVE_KUBECONFIG", value_name = "PATH")]
     pub(super) kubeconfig: Option<PathBuf>,
 
-    /// The object store for backups, as a URL: file:///PATH. It must be there when the operator
-    /// starts. With several operators, all need the same one.
-    #[arg(long, env = "REPRIEVE_STORE_URL", value_name = "URL")]
-    pub(super) store_url: String,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// Where to serve /livez, /readyz and /metrics, without TLS and without authentication.
     #[arg(long, env = "REPRIEVE_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]

@@ -74,14 +74,13 @@ async fn run(args: &Args) -> Result<ExitCode> {
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config.clone())
         .with_context(|| format!("cannot make a client for the API server {server}"))?;
-    let store = Store::open(&args.store_url)
-        .await
-        .map_err(|error| anyhow!("{}: check --store-url and its volume", chain(&error)))?;
+    let opened = args.store.open().await;
+    let store = opened.map_err(|error| anyhow!("{}{}", chain(&error), error.advice()))?;
     let ready = Readiness::new("starting");
     let (stop, down) = shutdown();
     let metrics = Arc::new(Metrics::new());
     health::serve(args.listen, metrics.clone(), ready.clone(), down.clone()).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %server, store = args.store_url, listen = %args.listen, identity, "started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %server, store = store.url(), encryption = store.encryption(), signing = store.signing(), listen = %args.listen, identity, "started");
 
     let elector = Elector::new(client.clone(), identity, args.terms());
     let operator = Operator {
