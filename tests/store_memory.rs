@@ -94,6 +94,7 @@ async fn measured(what: &str, store: &Store, mib: u64) {
 }
 
 #[tokio::test]
+#[ignore = "minutes without optimization: cargo test --release --test store_memory -- --ignored --nocapture"]
 async fn memory_does_not_grow_with_a_site() {
     let folder = tempfile::tempdir().unwrap();
     let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys");

@@ -18,7 +18,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator until SIGTERM or SIGINT.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Write the files that are generated from the code (crds/, deploy/), or check them.
     Generate(generate::Args),
     /// A throw-away cluster of real components on this machine, to try things in.
