@@ -102,6 +102,14 @@ impl Store {
         }
     }
 
+    /// What is dangerous about how this store is used, to be told at the start; none: nothing is.
+    pub fn warning(&self) -> Option<&'static str> {
+        self.keys.takes_any().then_some(
+            "archives of anybody are read: whoever can write to the store can make a restore \
+             create what he likes; --signing-key-file ends this (docs/archive-format.md)",
+        )
+    }
+
     /// To whom archives are encrypted, for the log.
     pub fn encryption(&self) -> String {
         match self.encryption.names() {

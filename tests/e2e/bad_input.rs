@@ -220,7 +220,8 @@ fn an_api_server_that_is_not_there_is_waited_for() {
     rustix::process::kill_process(pid.expect("a process"), signal).expect("it runs");
     let (status, err) = run.end();
     assert_eq!(status.code(), Some(0), "SIGTERM: expected exit code 0; seen: {status}: {err}");
-    let warnings = err.lines().filter(|l| l.contains("\"WARN\"")).count();
+    let waiting = |l: &&str| l.contains("\"WARN\"") && l.contains("does not answer");
+    let warnings = err.lines().filter(waiting).count();
     assert_eq!(warnings, 1, "expected one line in the log, not one a second; seen: {err}");
 }
 

@@ -81,6 +81,9 @@ async fn run(args: &Args) -> Result<ExitCode> {
     let metrics = Arc::new(Metrics::new());
     health::serve(args.listen, metrics.clone(), ready.clone(), down.clone()).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %server, store = store.url(), encryption = store.encryption(), signing = store.signing(), listen = %args.listen, identity, "started");
+    if let Some(warning) = store.warning() {
+        tracing::warn!("{warning}");
+    }
 
     let elector = Elector::new(client.clone(), identity, args.terms());
     let operator = Operator {
