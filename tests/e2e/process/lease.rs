@@ -62,7 +62,7 @@ fn writes_of(stage: &Stage, identity: &str, after: Option<&str>) -> Vec<String> 
         .filter(|e| !["get", "list", "watch"].contains(&e["verb"].as_str().unwrap_or_default()))
         .filter(|e| {
             let resource = e["objectRef"]["resource"].as_str().unwrap_or_default();
-            !["selfsubjectaccessreviews"].contains(&resource)
+            !resource.starts_with("selfsubject")
         })
         .filter(|e| {
             let at = e["requestReceivedTimestamp"].as_str().unwrap_or_default();
