@@ -490,6 +490,19 @@ async fn round_trip(client: &Client, store_dir: &Path) {
     // What is in the way is not overwritten, and the rest is not given up.
     create(client, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "acme", "labels": {"reprieve.dev/site": "acme", "team": "a"}}})).await;
     create(client, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "namespace": "acme"}, "data": {"a": "newer"}})).await;
+    // The account that the controller made in it is older than the restore, so that it would be in
+    // the way as well, whenever it is not of the same second.
+    let mut found = before.objects.iter();
+    let account = found.find(|o| o.key.to_string() == "ServiceAccount/acme/default").unwrap();
+    let account = account.form.clone();
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+        Api::namespaced(client.clone(), "acme");
+    let begun = Instant::now();
+    let merge = Patch::Merge(&account);
+    while accounts.patch("default", &PatchParams::default(), &merge).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "expected the default account");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let partly = restore(client, "in-the-way", "gone").await;
     assert_eq!(reasons(&partly), ["Conflict"], "{:?}", partly.status);
     let left = collected(client, "acme").await;
