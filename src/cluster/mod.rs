@@ -16,6 +16,7 @@ mod guard_watch;
 pub mod lease;
 mod lookup;
 pub mod metrics;
+pub mod order;
 pub mod readiness;
 pub mod unexpected;
 mod write;

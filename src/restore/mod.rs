@@ -13,6 +13,7 @@ mod mark;
 mod object;
 mod observe;
 mod plan;
+mod prepare;
 mod rewrite;
 mod run;
 mod site;

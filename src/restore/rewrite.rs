@@ -1,5 +1,4 @@
-//! In which order objects come back, and what is changed in them on the way: the short table of
-//! rewrites. Pure.
+//! What is changed in objects on their way back: the short table of rewrites. Pure.
 
 use std::collections::HashMap;
 
@@ -7,27 +6,6 @@ use serde_json::{Value, json};
 
 use crate::api::names;
 use crate::cluster::form::ObjectKey;
-
-/// Place of an object in the order of a restore; equal places are restored at the same time.
-pub fn rank(key: &ObjectKey) -> u8 {
-    match (key.group.as_str(), key.kind.as_str()) {
-        (names::GROUP, "Site") => 0,
-        ("", "Namespace") => 1,
-        ("", "ServiceAccount") => 2,
-        ("rbac.authorization.k8s.io", "Role") => 3,
-        ("rbac.authorization.k8s.io", "RoleBinding") => 4,
-        ("", "ConfigMap" | "Secret") => 5,
-        ("", "PersistentVolumeClaim") => 6,
-        ("", "Service") => 7,
-        // What begins to run needs everything above, custom resources included.
-        ("apps" | "batch", _) | ("", "Pod" | "ReplicationController") => 9,
-        // Limits would refuse, or change, what is restored before them.
-        ("", "ResourceQuota" | "LimitRange") => 10,
-        // Last, so that an App finds its objects.
-        (names::GROUP, "App") => 11,
-        _ => 8,
-    }
-}
 
 /// The keys of the owners that this object names. An owner is in the object's own namespace, or
 /// in none.
@@ -118,25 +96,6 @@ mod tests {
 
     fn key(text: &str) -> ObjectKey {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn what_others_need_comes_first() {
-        let order = [
-            "Namespace/a",
-            "ServiceAccount/a/x",
-            "Role.rbac.authorization.k8s.io/a/x",
-            "RoleBinding.rbac.authorization.k8s.io/a/x",
-            "Secret/a/x",
-            "PersistentVolumeClaim/a/x",
-            "Service/a/x",
-            "Database.example.com/a/x",
-            "Deployment.apps/a/x",
-            "ResourceQuota/a/x",
-            "App.reprieve.dev/a/x",
-        ];
-        let ranks: Vec<u8> = order.iter().map(|text| rank(&key(text))).collect();
-        assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
     }
 
     #[test]

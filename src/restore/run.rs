@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
-use super::act::{Preparation, Prepared, Work};
+use super::act::Work;
 use super::decide::{Job, Phase, Standing, order};
 use super::plan::failure;
+use super::prepare::{Preparation, Prepared};
 use super::site::Attempt;
 use crate::api::{Reason, RestoreFailure, VerifiedSite};
 use crate::cluster::form::ObjectKey;

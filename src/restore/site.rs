@@ -14,6 +14,7 @@ use super::rewrite;
 use crate::api::{NamespaceRef, Reason, RestoreFailure, VerifiedSite, names};
 use crate::cluster::collect::{Freshness, ObjectState, list};
 use crate::cluster::form::ObjectKey;
+use crate::cluster::order::rank;
 use crate::cluster::readiness::readiness;
 
 /// Objects of one site in flight at a time.
@@ -98,9 +99,9 @@ pub async fn create(
     let mut skipped = HashSet::new();
     let mut later = None;
     done.store(1, Ordering::Relaxed);
-    let ranks: BTreeSet<u8> = plan.objects.iter().map(|o| rewrite::rank(&o.key)).collect();
-    for rank in ranks {
-        let at_rank = plan.objects.iter().filter(|o| rewrite::rank(&o.key) == rank);
+    let ranks: BTreeSet<u8> = plan.objects.iter().map(|o| rank(&o.key)).collect();
+    for place in ranks {
+        let at_rank = plan.objects.iter().filter(|o| rank(&o.key) == place);
         // Not a single object goes into a namespace that is not this site's.
         let at_rank: Vec<&Wanted> = at_rank
             .filter(|o| !o.key.namespace.as_ref().is_some_and(|n| lost.contains(n)))

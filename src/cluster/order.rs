@@ -1,0 +1,50 @@
+//! In which order the objects of a site come back. Archives are written in it as well. Pure.
+
+use super::form::ObjectKey;
+use crate::api::names;
+
+/// Place of an object in the order of a restore; equal places are restored at the same time.
+pub fn rank(key: &ObjectKey) -> u8 {
+    match (key.group.as_str(), key.kind.as_str()) {
+        (names::GROUP, "Site") => 0,
+        ("", "Namespace") => 1,
+        ("", "ServiceAccount") => 2,
+        ("rbac.authorization.k8s.io", "Role") => 3,
+        ("rbac.authorization.k8s.io", "RoleBinding") => 4,
+        ("", "ConfigMap" | "Secret") => 5,
+        ("", "PersistentVolumeClaim") => 6,
+        ("", "Service") => 7,
+        // What begins to run needs everything above, custom resources included.
+        ("apps" | "batch", _) | ("", "Pod" | "ReplicationController") => 9,
+        // Limits would refuse, or change, what is restored before them.
+        ("", "ResourceQuota" | "LimitRange") => 10,
+        // Last, so that an App finds its objects.
+        (names::GROUP, "App") => 11,
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_need_comes_first() {
+        let order = [
+            "Namespace/a",
+            "ServiceAccount/a/x",
+            "Role.rbac.authorization.k8s.io/a/x",
+            "RoleBinding.rbac.authorization.k8s.io/a/x",
+            "Secret/a/x",
+            "PersistentVolumeClaim/a/x",
+            "Service/a/x",
+            "Database.example.com/a/x",
+            "Deployment.apps/a/x",
+            "ResourceQuota/a/x",
+            "App.reprieve.dev/a/x",
+        ];
+        let ranks: Vec<u8> =
+            order.iter().map(|text| rank(&text.parse::<ObjectKey>().unwrap())).collect();
+        assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+    }
+}
