@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::decide::Effect;
 use super::gates::PurgeToken;
+use super::ledger;
 use super::observe::{Facts, LABEL_REQUEST_UID, SiteFacts};
 use super::purge::Step;
 use crate::api::{
@@ -45,6 +46,7 @@ pub async fn act(ctx: &Context, facts: &Facts, effects: &[Effect]) -> Result<()>
                 };
                 release(ctx, live, &facts.request_uid()).await?;
             }
+            Effect::Reserve { ledger, text } => ledger::write(ctx, ledger.as_ref(), text).await?,
             Effect::Purge(token, step) => purge(ctx, token, step).await?,
         }
     }

@@ -275,9 +275,15 @@ fn policies(rows: &mut Vec<Row>) {
         ("quorum", "overrideApprovals", 4, 6),
         ("quorum", "expiresAfterSeconds", 3601, 3599),
         ("backup", "keepSeconds", 2_999_999, 3_000_001),
+        ("blastRadius.rolling", "windowSeconds", 86_399, 86_401),
+        ("blastRadius.rolling", "maxEntities", 51, 49),
+        ("blastRadius.rolling", "maxPercent", 6, 4),
     ];
     for (group, field, weaker, stricter) in fields {
-        let patch = |value: i64| json!({"spec": {group: {field: value}}});
+        let patch = |value: i64| {
+            let parts = group.rsplit('.');
+            json!({"spec": parts.fold(json!({field: value}), |below, part| json!({part: below}))})
+        };
         let what = format!("DeletionPolicy {group}.{field}");
         rows.push(
             row("T16", p, &format!("{what} weaker"), Form::Merge, &path)
@@ -292,6 +298,22 @@ fn policies(rows: &mut Vec<Row>) {
         );
     }
     let needs = "needs the RBAC verb weaken";
+    for (what, change) in
+        [("given", json!({"alertmanager": {"url": "http://other"}})), ("taken away", json!(null))]
+    {
+        // The policy that has none is given one; that of the built-in form has none to take away.
+        let body = json!({"spec": {"alerts": change}});
+        let (path, says) = match what {
+            "given" => (path.clone(), "weaker (alerts)"),
+            _ => (format!("{POLICIES}/t-watched"), "weaker (alerts)"),
+        };
+        rows.push(
+            row("T16", p, &format!("DeletionPolicy alerts {what}"), Form::Merge, &path)
+                .body(body)
+                .may(&WITH_VERBS)
+                .says(says),
+        );
+    }
     rows.push(
         row("T16", p, "DELETE DeletionPolicy", Form::Delete, &path).may(&WITH_VERBS).says(needs),
     );

@@ -6,7 +6,7 @@ use clap::Args as _;
 
 use super::args::Args;
 use crate::cluster::Metrics;
-use crate::cluster::metrics::{Counts, Kind, Reconciled, Room};
+use crate::cluster::metrics::{Counts, Ended, Kind, Reconciled, RequestCounts, Room, Source};
 use crate::guard;
 
 /// The page, with `$FLAGS`, `$METRICS`, `$RIGHTS` and `$ROLES` in place of the tables.
@@ -43,6 +43,13 @@ fn metrics() -> String {
     drop(metrics.reconciliations.get_or_create(&Reconciled { room: "", result: "" }));
     drop(metrics.reconcile_seconds.get_or_create(&Room { room: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
+    drop(metrics.alert_source_up.get_or_create(&Source { url: String::new() }));
+    drop(metrics.requests_ended.get_or_create(&Ended::default()));
+    let one = || ((String::new(), String::new()), 1);
+    metrics.count_requests(move || RequestCounts {
+        states: [(String::new(), 1)].into(),
+        gates: [one()].into(),
+    });
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {
