@@ -19,6 +19,8 @@ mod observe;
 mod past_guard_tests;
 pub mod plan;
 mod policy;
+#[cfg(test)]
+mod production_tests;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;

@@ -1,6 +1,6 @@
 //! What the rows of the table are tried on.
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use reprieve::api::{App, DeletionRequest, Site, names};
 use serde_json::{Value, json};

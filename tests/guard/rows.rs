@@ -26,6 +26,7 @@ pub async fn all(c: &Cluster) -> String {
     requests(&mut rows);
     policies(&mut rows);
     kept(&mut rows);
+    ledger(&mut rows);
     accounts(&mut rows);
     let table = senders.try_all(&rows).await;
     assert_eq!(before, uids(c).await, "something of what was tried on has changed");
@@ -298,20 +299,18 @@ fn policies(rows: &mut Vec<Row>) {
         );
     }
     let needs = "needs the RBAC verb weaken";
-    for (what, change) in
-        [("given", json!({"alertmanager": {"url": "http://other"}})), ("taken away", json!(null))]
-    {
-        // The policy that has none is given one; that of the built-in form has none to take away.
-        let body = json!({"spec": {"alerts": change}});
-        let (path, says) = match what {
-            "given" => (path.clone(), "weaker (alerts)"),
-            _ => (format!("{POLICIES}/t-watched"), "weaker (alerts)"),
-        };
+    let watched = format!("{POLICIES}/t-watched");
+    for (what, path, alerts) in [
+        ("given", &path, json!({"alertmanager": {"url": "http://other"}})),
+        ("elsewhere", &watched, json!({"alertmanager": {"url": "http://other"}})),
+        ("ignored", &watched, json!({"ignore": ["SiteDown"]})),
+        ("taken away", &watched, Value::Null),
+    ] {
         rows.push(
-            row("T16", p, &format!("DeletionPolicy alerts {what}"), Form::Merge, &path)
-                .body(body)
+            row("T16", p, &format!("DeletionPolicy alerts {what}"), Form::Merge, path)
+                .body(json!({"spec": {"alerts": alerts}}))
                 .may(&WITH_VERBS)
-                .says(says),
+                .says("weaker (alerts)"),
         );
     }
     rows.push(
@@ -383,6 +382,26 @@ fn kept(rows: &mut Vec<Row>) {
             .may(&EVERYBODY),
     );
     rows.push(row("", p, "DELETE another volume", Form::Delete, &free).may(&EVERYBODY));
+}
+
+/// T13, T16: the ledger of purges.
+fn ledger(rows: &mut Vec<Row>) {
+    let (p, o) = (policy::PURGE_LEDGER, [Who::Operator]);
+    let path = format!("{SYSTEM}/configmaps/{}", names::LEDGER);
+    rows.push(row("T13", p, "DELETE the ledger of purges", Form::Delete, &path));
+    let all = format!("{SYSTEM}/configmaps");
+    let named = format!("{all}?fieldSelector=metadata.name%3D{}", names::LEDGER);
+    rows.push(row("T13", p, "DELETE it (deletecollection)", Form::Delete, &named));
+    let empty = json!({"data": {"entries": ""}});
+    rows.push(row("T13", p, "ledger emptied", Form::Merge, &path).body(empty).may(&o));
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    rows.push(row("T13", p, "ledger with a label", Form::Merge, &path).body(label).may(&o));
+    let mut apply = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"entries": ""}});
+    apply["metadata"] = json!({"name": names::LEDGER});
+    let forced = format!("{path}?fieldManager={}&force=true", names::FIELD_MANAGER);
+    rows.push(row("T13", p, "ledger by a forced apply", Form::Apply, &forced).body(apply).may(&o));
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t-other"}});
+    rows.push(row("", p, "another ConfigMap", Form::Post, &all).body(other).may(&EVERYBODY));
 }
 
 /// T10, T19.
