@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::alerts::{Alertmanager, Mode, Stub};
+use crate::alertmanager::{self, Alertmanager, Mode, Stub};
 use crate::user::{Snapshot, User, condition, expect_condition, http, request};
 use reprieve::sandbox::{Operator, Sandbox, audit};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ struct Stage {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_cancel_and_limits_hold() {
-    if crate::alerts::program().is_none() {
+    if alertmanager::program().is_none() {
         return;
     }
     let Some(sandbox) = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await else { return };
@@ -150,7 +150,7 @@ fn without_a_watchdog_nothing_goes(stage: &Stage) {
     let am = Alertmanager::start().expect("it was built");
     let sites = stage.prepare("watch", &source(&am.url()), 1);
     let watchdog = json!({"alertname": "Watchdog"});
-    am.fire_for(&watchdog, Duration::from_secs(12));
+    am.fire_for(&watchdog, Duration::from_secs(3));
     stage.hold("watch", &sites, &json!({"expectedAlerts": ["SiteDown"]}));
     am.fire(&down(&sites[0]));
     stage.until_window_passed("watch");

@@ -3,10 +3,9 @@
 //! they wait for windows, leases and controllers. One of them: `cargo test --test e2e road`.
 #![cfg(feature = "sandbox")]
 
-#[path = "alerts.rs"]
-mod alerts_scenes;
 // A real Alertmanager.
 #[path = "../alerts/mod.rs"]
+mod alertmanager;
 mod alerts;
 mod app;
 mod backup;
