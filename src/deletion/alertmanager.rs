@@ -10,17 +10,20 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use reqwest::header::{ACCEPT, CACHE_CONTROL, DATE};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 
-use super::alerts::{Alert, Answer, Answers};
-use crate::api::{Alertmanager, Time, names};
+use super::alerts::{Alert, Answer, Answers, sources};
+use super::observe::PolicyFacts;
+use crate::api::{Alertmanager, Plan, Time, names};
 use crate::cluster::metrics::Source;
 use crate::cluster::{Context, chain};
 
 /// Type of the Secrets that may be used: a policy must not be able to send any other Secret of the
 /// operator's namespace to a place of its choice.
 const SECRET_TYPE: &str = "reprieve.dev/alertmanager";
+/// How old an answer may be while people or the window are waited for.
+const AGE: Duration = Duration::from_secs(5);
 /// The largest answer that is read, in bytes.
 const LARGEST: usize = 16 << 20;
 /// Every state: that an alert is silenced, inhibited or not yet sorted hides nothing.
@@ -30,16 +33,36 @@ const QUERY: &str = "active=true&silenced=true&inhibited=true&unprocessed=true";
 #[derive(Debug, Default)]
 pub(super) struct Sources(Mutex<HashMap<Alertmanager, Arc<Slot>>>);
 
-type Slot = tokio::sync::Mutex<Option<(Instant, Arc<Answer>)>>;
+type Slot = tokio::sync::Mutex<State>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last answer, and when the question was sent.
+    last: Option<(Instant, Arc<Answer>)>,
+    /// The client, and the authorities that it was made with: to read those of the system takes a
+    /// while.
+    client: Cached,
+}
 
 impl Sources {
-    /// What these sources answer, by a question that was sent at most `max_age` ago.
-    pub async fn ask(
+    /// What the sources answer that a plan must be clear by: nothing before there is one, so that a
+    /// dry run does not wait for them. `begins`: something is to be purged, and a memory of seconds
+    /// is too old.
+    pub async fn ask_for(
         &self,
         ctx: &Context,
-        sources: Vec<Alertmanager>,
-        max_age: Duration,
+        plan: Option<&Plan>,
+        policies: &BTreeMap<String, PolicyFacts>,
+        begins: bool,
     ) -> Answers {
+        let Some(head) = plan.and_then(|plan| plan.head.as_ref()) else { return vec![] };
+        let now = policies.get(&head.policy_name).and_then(|p| p.spec.alerts.as_ref());
+        let wanted = sources([head.policy.alerts.as_ref(), now].into_iter());
+        self.ask(ctx, wanted, if begins { Duration::ZERO } else { AGE }).await
+    }
+
+    /// What these sources answer, by a question that was sent at most `max_age` ago.
+    async fn ask(&self, ctx: &Context, sources: Vec<Alertmanager>, max_age: Duration) -> Answers {
         let asked = sources.into_iter().map(async |source| {
             let answer = self.ask_one(ctx, &source, max_age).await;
             (source, answer)
@@ -60,38 +83,43 @@ impl Sources {
             all.entry(source.clone()).or_default().clone()
         };
         // Whoever waits here takes the answer of who went before, if that was asked since.
-        let mut last = slot.lock().await;
-        if let Some((at, answer)) = last.as_ref()
+        let mut slot = slot.lock().await;
+        if let Some((at, answer)) = slot.last.as_ref()
             && *at >= oldest
         {
             return answer.clone();
         }
         let at = Instant::now();
-        let answer = Arc::new(ask(ctx, source).await);
-        let up = matches!(&*answer, Answer::Alerts { .. });
+        let answer = Arc::new(ask(ctx, source, &mut slot.client).await);
+        let is_up = |answer: &Answer| matches!(answer, Answer::Alerts { .. });
+        let up = is_up(&answer);
+        let was_up = slot.last.as_ref().is_none_or(|(_, last)| is_up(last));
         let label = Source { url: source.url.clone() };
         ctx.metrics.alert_source_up.get_or_create(&label).set(i64::from(up));
-        if !up {
+        if !up && was_up {
             tracing::warn!(url = source.url, ?answer, "no alerts from the source of alerts");
         }
-        *last = Some((at, answer.clone()));
+        slot.last = Some((at, answer.clone()));
         answer
     }
 }
 
-async fn ask(ctx: &Context, source: &Alertmanager) -> Answer {
+type Cached = Option<(Option<Vec<u8>>, Client)>;
+
+async fn ask(ctx: &Context, source: &Alertmanager, client: &mut Cached) -> Answer {
     let limit = Duration::from_secs(source.timeout_seconds.clamp(1, 30).unsigned_abs());
     let late = || Answer::Down(format!("{} did not answer within {limit:?}", source.url));
     let asked = ctx.now();
-    tokio::time::timeout(limit, try_ask(ctx, source, asked)).await.unwrap_or_else(|_| late())
+    let answer = tokio::time::timeout(limit, try_ask(ctx, source, asked, client)).await;
+    answer.unwrap_or_else(|_| late())
 }
 
-async fn try_ask(ctx: &Context, source: &Alertmanager, asked: Time) -> Answer {
+async fn try_ask(ctx: &Context, source: &Alertmanager, asked: Time, client: &mut Cached) -> Answer {
     let secret = match secret(ctx, source).await {
         Ok(secret) => secret,
         Err(why) => return Answer::Down(why),
     };
-    let request = match request(source, &secret) {
+    let request = match request(source, &secret, client) {
         Ok(request) => request,
         Err(why) => return Answer::Down(why),
     };
@@ -131,17 +159,32 @@ async fn try_ask(ctx: &Context, source: &Alertmanager, asked: Time) -> Answer {
     }
 }
 
-fn request(source: &Alertmanager, secret: &Credentials) -> Result<RequestBuilder, String> {
+fn client(ca: Option<&[u8]>) -> Result<Client, String> {
     // A redirect could hand the token to somebody else.
-    let mut builder = reqwest::Client::builder()
+    let mut builder = Client::builder()
         .redirect(Policy::none())
         .user_agent(concat!("reprieve/", env!("CARGO_PKG_VERSION")));
-    if let Some(ca) = &secret.ca {
+    if let Some(ca) = ca {
         let ca = Certificate::from_pem_bundle(ca)
             .map_err(|error| format!("ca.crt of the Secret cannot be read: {}", chain(&error)))?;
         builder = builder.tls_certs_only(ca);
     }
-    let client = builder.build().map_err(|error| chain(&error))?;
+    builder.build().map_err(|error| chain(&error))
+}
+
+fn request(
+    source: &Alertmanager,
+    secret: &Credentials,
+    cached: &mut Cached,
+) -> Result<RequestBuilder, String> {
+    let client = match cached {
+        Some((ca, client)) if *ca == secret.ca => client.clone(),
+        _ => {
+            let client = client(secret.ca.as_deref())?;
+            *cached = Some((secret.ca.clone(), client.clone()));
+            client
+        }
+    };
     let url = format!("{}/api/v2/alerts?{QUERY}", source.url.trim_end_matches('/'));
     let mut request = client.get(url).header(ACCEPT, "application/json");
     // No answer of a proxy's memory.

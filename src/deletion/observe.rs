@@ -2,7 +2,6 @@
 //! reads, every one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
@@ -10,15 +9,14 @@ use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
 use super::alertmanager::Sources;
-use super::alerts::{self, Answers};
+use super::alerts::Answers;
 use super::backups::{backup_of, is_verified};
 use super::gates::has_started;
 use super::ledger;
 use super::rolling::RollingFacts;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
-    DeletionRequestStatus, EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time,
-    names,
+    EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::{Freshness, collect};
 use crate::cluster::unexpected::asks_for;
@@ -243,7 +241,9 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
     }
     let mut alerts = vec![];
     if !state.is_final() && !ends {
-        alerts = ask_sources(ctx, sources, &status, state, &policies, &sites).await;
+        let begins = |e| live(&sites, e).is_some_and(|live| !has_started(e, live));
+        let begins = state == RequestState::Purging && next_entity(planned).is_some_and(begins);
+        alerts = sources.ask_for(ctx, status.plan.as_ref(), &policies, begins).await;
     }
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
     let api_time = api_server_time(client).await?;
@@ -252,33 +252,6 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
         rolling = ledger::observe(ctx, request.spec.target.kind, api_time).await?;
     }
     Ok(Some(Facts { request, holders, sites, policies, others, guard, alerts, rolling, api_time }))
-}
-
-/// How old the answer of a source of alerts may be while people or the window are waited for.
-const ALERTS_AGE: Duration = Duration::from_secs(5);
-
-/// Asks the sources of alerts of a plan's policy. A dry run does not wait for them.
-async fn ask_sources(
-    ctx: &Context,
-    sources: &Sources,
-    status: &DeletionRequestStatus,
-    state: RequestState,
-    policies: &BTreeMap<String, PolicyFacts>,
-    sites: &BTreeMap<String, SiteFacts>,
-) -> Answers {
-    let plan = status.plan.as_ref();
-    let Some((plan, head)) = plan.and_then(|p| Some((p, p.head.as_ref()?))) else {
-        return vec![];
-    };
-    let now = policies.get(&head.policy_name).and_then(|p| p.spec.alerts.as_ref());
-    let wanted = alerts::sources([head.policy.alerts.as_ref(), now].into_iter());
-    // What begins an entity's purge must not go by a memory; what goes on with one is past asking.
-    let begins = state == RequestState::Purging
-        && next_entity(&plan.entities)
-            .and_then(|e| live(sites, e).map(|live| !has_started(e, live)))
-            .unwrap_or(false);
-    let max_age = if begins { Duration::ZERO } else { ALERTS_AGE };
-    sources.ask(ctx, wanted, max_age).await
 }
 
 /// Whether a request that holds nothing yet has only to be ended.

@@ -264,8 +264,8 @@ impl Used<'_> {
 /// How much of the rolling limit is used, for the gate that is open.
 pub(super) fn usage(case: &Case<'_>) -> Option<String> {
     let entries = match &case.facts.rolling.ledger {
-        Ledger::Read(_, entries) => entries,
-        Ledger::Missing(None) => &vec![],
+        Ledger::Read(_, entries) => entries.as_slice(),
+        Ledger::Missing(None) => &[],
         Ledger::NotRead | Ledger::Missing(_) | Ledger::Unreadable(_) => return None,
     };
     let policies = stricter(case);
