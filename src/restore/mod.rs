@@ -6,6 +6,7 @@
 mod act;
 mod compare;
 pub mod decide;
+pub mod estimate;
 mod going;
 mod late;
 mod living;
