@@ -6,7 +6,6 @@
 use kube::ResourceExt;
 
 use super::act::Work;
-use super::compare::differences;
 use super::decide::Job;
 use super::living::{self, Place, Places};
 use super::object::Maker;
@@ -73,8 +72,7 @@ async fn apps_of(
             .as_array()
             .is_some_and(|all| all.iter().any(|f| f == names::FINALIZER));
         let Some(key) = ObjectKey::of(&app).filter(|_| held) else { continue };
-        let archived = plan.objects.iter().find(|wanted| wanted.key == key);
-        if archived.is_some_and(|wanted| differences(&wanted.expected, &app).is_empty()) {
+        if plan.is_equal(&key, app.clone(), true) {
             maker.let_go(kind, &key, &app).await.map_err(|error| waiting(describe(&error)))?;
         } else if plan.recorded(namespace) {
             let object = archived_form(app);

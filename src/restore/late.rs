@@ -38,7 +38,7 @@ impl Work {
                 continue;
             }
             for entry in self.late(job, &namespace.uid).await? {
-                plan.replace(&job.name, entry);
+                plan.replace(entry);
             }
         }
         Ok(())

@@ -18,11 +18,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::signing::Signature;
 use crate::api::Time;
 use crate::cluster::collect::ObjectState;
-use crate::cluster::form::ObjectKey;
+use crate::cluster::form::{ObjectKey, digest_of, object_digest};
 
 /// The format that this version writes, and the only one that it reads.
 pub const FORMAT: &str = "reprieve.dev/archive/v1";
@@ -73,6 +74,82 @@ pub struct Entry {
     pub object: Value,
 }
 
+/// One object, with its bytes as they lie in the archive.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RawEntry {
+    /// Which object.
+    pub key: ObjectKey,
+    /// Digest of the object.
+    pub digest: String,
+    /// How it stood when it was listed.
+    pub state: ObjectState,
+    /// Its field owners, as entries of `managedFields`.
+    #[serde(default)]
+    pub owners: Option<Box<RawValue>>,
+    /// The object in its archived form.
+    pub object: Box<RawValue>,
+}
+
+impl RawEntry {
+    /// Whether the object is the one of its key and its digest.
+    pub(super) fn is_whole(&self) -> bool {
+        let text = self.object.get();
+        let key = serde_json::from_str::<Head>(text).ok().map(Head::key);
+        if key.as_ref() != Some(&self.key) {
+            return false;
+        }
+        // The digest is over compact JSON with sorted keys, which is how this writer writes it.
+        digest_of(text.as_bytes()) == self.digest
+            || serde_json::from_str::<Value>(text)
+                .is_ok_and(|object| object_digest(&object) == self.digest)
+    }
+
+    /// The object.
+    pub fn object(&self) -> Value {
+        serde_json::from_str(self.object.get()).unwrap_or_default()
+    }
+
+    /// The object's API version.
+    pub fn api_version(&self) -> String {
+        serde_json::from_str::<Head>(self.object.get()).map(|h| h.api_version).unwrap_or_default()
+    }
+}
+
+impl From<&Entry> for RawEntry {
+    fn from(entry: &Entry) -> Self {
+        let text = serde_json::to_string(entry).expect("an entry is plain data");
+        serde_json::from_str(&text).expect("what was just written")
+    }
+}
+
+/// As much of an object as says which one it is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+    metadata: HeadMetadata,
+}
+
+#[derive(Deserialize)]
+struct HeadMetadata {
+    name: String,
+    namespace: Option<String>,
+}
+
+impl Head {
+    fn key(self) -> ObjectKey {
+        let group = self.api_version.split_once('/').map_or("", |(group, _)| group);
+        ObjectKey {
+            group: group.to_owned(),
+            kind: self.kind,
+            namespace: self.metadata.namespace.filter(|name| !name.is_empty()),
+            name: self.metadata.name,
+        }
+    }
+}
+
 /// The last line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -118,6 +195,15 @@ pub(super) enum Line<'a> {
     Header(Cow<'a, Header>),
     Object(Cow<'a, Entry>),
     Manifest(Cow<'a, Manifest>),
+}
+
+/// A line, as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum ReadLine {
+    Header(serde::de::IgnoredAny),
+    Object(RawEntry),
+    Manifest(Manifest),
 }
 
 /// A whole archive that was verified.

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
-pub use archive::{Archive, Entry, Header, Identity, Manifest};
+pub use archive::{Archive, Entry, Header, Identity, Manifest, RawEntry};
 pub use catalogue::{CatalogueEntry, Listing};
 pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
