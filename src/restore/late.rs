@@ -74,8 +74,9 @@ impl Work {
             backup: format!("recorded for the Restore {}", self.restore),
             site: identity(job, uid),
             time: self.ctx.now(),
+            resource_version: None,
         };
-        let mut writer = self.store.write(&location, &header)?;
+        let mut writer = self.store.rewrite(&location, &header)?;
         for entry in all {
             if let Err(error) = writer.add(entry).await {
                 writer.abort().await;

@@ -3,7 +3,7 @@
 //! An archive is one zstd frame (with its checksum) of JSON lines:
 //! ```text
 //! {"header":{"format":"reprieve.dev/archive/v1","backup":…,"site":{"name","uid","id"},"time":…}}
-//! {"object":{"key":"Deployment.apps/acme/web","digest":"sha256:…","state":"Ready","object":{…}}}
+//! {"object":{"key":"Deployment.apps/acme/web","digest":"sha256:…","state":"Ready","object":{…},"owners":[…]}}
 //! …
 //! {"manifest":{"count":…,"bytes":…,"contentDigest":"sha256:…","rootDigest":"sha256:…","signature":{…}}}
 //! ```
@@ -11,7 +11,8 @@
 //! sorted keys and digests, so that equal content has an equal one; `contentDigest` is over every
 //! byte before the manifest, so that nothing in an archive is covered by no digest. The signature
 //! is over both and the header. Readers skip fields that they do not know: what is added later
-//! (field owners) needs no new version. The whole format is in `docs/archive-format.md`.
+//! needs no new version. Objects stand in the order in which a restore creates them, but for what
+//! older versions wrote. The whole format is in `docs/archive-format.md`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -58,6 +59,9 @@ pub struct Header {
     pub site: Identity,
     /// When the objects were listed.
     pub time: Time,
+    /// The resourceVersion of the Site, which was read before everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
 }
 
 /// One object.
@@ -72,6 +76,10 @@ pub struct Entry {
     pub state: ObjectState,
     /// The object in its archived form.
     pub object: Value,
+    /// Who owns which field: the object's `managedFields` without those of its status and without
+    /// times. None: nobody has applied it server-side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners: Option<Vec<Value>>,
 }
 
 /// One object, with its bytes as they lie in the archive.
@@ -171,7 +179,8 @@ impl Manifest {
     /// What is signed: whose archive it is, and all that is in it. A list, in which nothing can be
     /// taken for something else and there is no order of keys to agree on.
     pub(super) fn statement(&self, header: &Header) -> Vec<u8> {
-        let Header { format, backup, site: Identity { name, uid, id }, time } = header;
+        // What is not named here is among the bytes of the content digest.
+        let Header { format, backup, site: Identity { name, uid, id }, time, .. } = header;
         let Self { count, bytes, content_digest, root_digest, signature: _ } = self;
         let statement = serde_json::json!([
             "reprieve.dev/archive-signature/v1",

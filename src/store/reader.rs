@@ -75,6 +75,7 @@ impl ArchiveReader {
                 backup: String::new(),
                 site: expected.site.clone(),
                 time: chrono::DateTime::UNIX_EPOCH.into(),
+                resource_version: None,
             },
             expected,
             stream,

@@ -4,6 +4,7 @@
 #![cfg(feature = "sandbox")]
 
 mod app;
+mod archive;
 mod backup;
 mod bad_input;
 mod demo;
