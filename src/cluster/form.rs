@@ -162,7 +162,9 @@ const JOB_LABELS: [&str; 4] = [
 /// archived form: objects are equal whoever owns their fields.
 pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
     let entries = live["metadata"]["managedFields"].as_array()?;
-    if !entries.iter().any(|entry| entry["operation"] == "Apply") {
+    // What an App has created becomes applied by it at the first drift.
+    let applied = |e: &Value| e["operation"] == "Apply" || e["manager"] == names::APP_MANAGER;
+    if !entries.iter().any(applied) {
         return None;
     }
     let mut owners: Vec<Value> =

@@ -183,8 +183,10 @@ impl ArchiveReader {
     pub async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
         let Some(raw) = self.next_raw().await? else { return Ok(None) };
         let object = raw.object();
-        let RawEntry { key, digest, state, .. } = raw;
-        Ok(Some(Entry { key, digest, state, object }))
+        let RawEntry { key, digest, state, owners, .. } = raw;
+        let owners = owners.map(|owners| serde_json::from_str(owners.get())).transpose();
+        let owners = owners.map_err(|error| self.corrupt(error))?;
+        Ok(Some(Entry { key, digest, state, object, owners }))
     }
 
     /// As [`ArchiveReader::next`], with the object's bytes as they lie in the archive.

@@ -111,7 +111,8 @@ async fn a_site_of_every_kind_comes_back_as_it_was() {
         before.iter().map(|o| format!("{}.{}", o.key.kind, o.key.group)).collect();
     assert!(before.len() >= 150, "objects: {}", before.len());
     assert!(kinds.len() >= 25, "kinds: {} {kinds:?}", kinds.len());
-    let races_before = stage.collect("race", &races().iter().map(|n| &**n).collect::<Vec<_>>()).await;
+    let races_before =
+        stage.collect("race", &races().iter().map(|n| &**n).collect::<Vec<_>>()).await;
     let mapped = stage.managers("configmap api -n trip");
     purge(&stage);
     step("all of it purged");
@@ -188,9 +189,7 @@ fn trip(stage: &Stage) {
     admin.create(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "large", "namespace": "trip"}, "stringData": {"text": text}})).worked();
     // Children of what the archive has, and a child of what it has not.
     let uid = |what: &str| admin.get(what)["metadata"]["uid"].clone();
-    let child = |name: &str, owner: Value| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "trip", "ownerReferences": [owner]}, "data": {"a": "b"}})
-    };
+    let child = |name: &str, owner: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "trip", "ownerReferences": [owner]}, "data": {"a": "b"}});
     let database = json!({"apiVersion": "example.com/v1", "kind": "Database", "name": "main", "uid": uid("database main -n trip"), "controller": true, "blockOwnerDeletion": true});
     admin.create(&child("owned", database)).worked();
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owned", "uid": uid("configmap owned -n trip")});
@@ -202,7 +201,10 @@ fn trip(stage: &Stage) {
         admin.run(&args, "").worked();
     };
     let of = "patch database main -n trip --field-manager=database-controller";
-    patch(of, r#"{"spec":{"assigned":"shard-7"},"metadata":{"annotations":{"example.com/observed":"7"}}}"#);
+    patch(
+        of,
+        r#"{"spec":{"assigned":"shard-7"},"metadata":{"annotations":{"example.com/observed":"7"}}}"#,
+    );
     patch(&format!("{of} --subresource=status"), r#"{"status":{"phase":"Ready"}}"#);
     stage.admin.apply(&sample(APP, "trip", 7)).worked();
     for what in [
@@ -253,7 +255,8 @@ fn purge(stage: &Stage) {
             "Purging" => {
                 // The controllers that hold objects by finalizers of their own let go.
                 for what in ["configmap held", "database main"] {
-                    let going = format!("get {what} -n trip -o jsonpath={{.metadata.deletionTimestamp}}");
+                    let going =
+                        format!("get {what} -n trip -o jsonpath={{.metadata.deletionTimestamp}}");
                     let said = stage.admin.kubectl(&going);
                     if said.ok && !said.out.is_empty() {
                         let patch = r#"{"metadata":{"finalizers":null}}"#;
@@ -285,9 +288,17 @@ fn policies(stage: &Stage) {
         });
         let of = |kind: &str, spec: Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         stage.admin.create(&of("MutatingAdmissionPolicy", spec)).worked();
-        stage.admin.create(&of("MutatingAdmissionPolicyBinding", json!({"policyName": name}))).worked();
+        stage
+            .admin
+            .create(&of("MutatingAdmissionPolicyBinding", json!({"policyName": name})))
+            .worked();
     };
-    policy("label", "", "configmaps", r#"Object{metadata: Object.metadata{labels: {"mesh": "on"}}}"#);
+    policy(
+        "label",
+        "",
+        "configmaps",
+        r#"Object{metadata: Object.metadata{labels: {"mesh": "on"}}}"#,
+    );
     policy(
         "sidecar",
         "apps",
@@ -307,7 +318,17 @@ fn writers(stage: &Stage, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()>
         while !stop.load(Ordering::Relaxed) && !(scaled && changed) {
             scaled |= admin.kubectl("scale deploy web -n busy --replicas=3").ok;
             let patch = r#"{"data":{"a":"c"}}"#;
-            let args = ["patch", "configmap", "watched", "-n", "busy", "--field-manager=other", "--type=merge", "-p", patch];
+            let args = [
+                "patch",
+                "configmap",
+                "watched",
+                "-n",
+                "busy",
+                "--field-manager=other",
+                "--type=merge",
+                "-p",
+                patch,
+            ];
             changed |= admin.run(&args, "").ok;
         }
         assert!(scaled && changed, "both wrote before the end: {scaled} {changed}");
@@ -317,9 +338,8 @@ fn writers(stage: &Stage, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()>
 /// Everything is as it was, but for what had run to its end.
 fn equal(before: &[Collected], after: &[Collected], notices: &[Value]) {
     let ended = |o: &&Collected| o.state != ObjectState::Finished;
-    let keys = |all: &[Collected]| {
-        all.iter().filter(ended).map(|o| o.key.to_string()).collect::<Vec<_>>()
-    };
+    let keys =
+        |all: &[Collected]| all.iter().filter(ended).map(|o| o.key.to_string()).collect::<Vec<_>>();
     assert_eq!(keys(before), keys(after));
     for old in before.iter().filter(ended) {
         let new = after.iter().find(|o| o.key == old.key).expect("it is there");
@@ -331,7 +351,9 @@ fn equal(before: &[Collected], after: &[Collected], notices: &[Value]) {
         let namespace = old.key.namespace.clone().unwrap_or_default();
         let told = |n: &&Value| {
             n["reason"] == "NotRunAgain"
-                && n["object"].as_str().is_some_and(|o| o.ends_with(&format!("{namespace}/{}", old.key.name)))
+                && n["object"]
+                    .as_str()
+                    .is_some_and(|o| o.ends_with(&format!("{namespace}/{}", old.key.name)))
         };
         assert!(notices.iter().any(|n| told(&n)), "{} is told: {notices:?}", old.key);
     }
@@ -356,9 +378,14 @@ fn fields(stage: &Stage, before: &BTreeSet<String>) {
         BTreeSet::from(["kubectl Apply".to_owned(), "reprieve Update".to_owned()]),
         "field owners, with owner references"
     );
-    assert_eq!(stage.managers("configmap tax -n trip"), BTreeSet::from(["reprieve Update".to_owned()]));
+    assert_eq!(
+        stage.managers("configmap tax -n trip"),
+        BTreeSet::from(["reprieve Update".to_owned()])
+    );
     for (name, manager) in COMPONENTS.iter().filter_map(|(name, by)| Some((name, (*by)?))) {
-        let changed = component(name).replace("Grüß Gott", "Servus").replace("maxReplicas: 5", "maxReplicas: 6");
+        let changed = component(name)
+            .replace("Grüß Gott", "Servus")
+            .replace("maxReplicas: 5", "maxReplicas: 6");
         stage.apply("somebody-else", "trip", &changed).failed(&["conflict"]);
         stage.apply(manager, "trip", &changed).worked();
         let less = changed.replace("  empty: \"\"\n", "");
