@@ -91,21 +91,17 @@ pub fn owner_references(
     owners.iter().map(with_uid).collect()
 }
 
-/// The field owners of an archived object that are put back: where somebody applies it server-side,
-/// or an App does. The next apply of a changed object would else meet this operator, which has
-/// created it, as the owner of every field. Without times: by that they are known for what was put
-/// back, see [`super::compare`].
+/// The field owners of an archived object that are put back: the archive has them where somebody
+/// applies the object server-side. The next apply of a changed object would else meet this operator,
+/// which has created it, as the owner of every field. Without times: by that they are known for what
+/// was put back, see [`super::compare`].
 pub fn field_owners(entry: &RawEntry) -> Option<Vec<Value>> {
     let mut all: Vec<Value> = serde_json::from_str(entry.owners.as_ref()?.get()).ok()?;
     all.retain(|owner| owner["subresource"] != "status");
-    let matters = |o: &Value| o["operation"] == "Apply" || o["manager"] == names::APP_MANAGER;
-    if !all.iter().any(matters) {
-        return None;
-    }
     for owner in all.iter_mut().filter_map(Value::as_object_mut) {
         owner.remove("time");
     }
-    Some(all)
+    Some(all).filter(|all| !all.is_empty())
 }
 
 /// The archived field owners of an object, and those that have written into it since it was created.
@@ -205,13 +201,11 @@ mod tests {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
         let of = |owners: Value| field_owners(&entry(&object, owners));
         assert_eq!(of(Value::Null), None);
-        assert_eq!(of(json!([{"manager": "kubectl-edit", "operation": "Update"}])), None);
         let applied = json!({"manager": "flux", "operation": "Apply", "time": "t"});
         let status = json!({"manager": "flux", "operation": "Apply", "subresource": "status"});
         let put_back = json!([{"manager": "flux", "operation": "Apply"}]);
         assert_eq!(json!(of(json!([applied, status])).unwrap()), put_back);
         assert_eq!(of(json!([status])), None);
-        assert!(of(json!([{"manager": "reprieve-app", "operation": "Update"}])).is_some());
     }
 
     #[test]

@@ -38,7 +38,7 @@ const COMPONENTS: [(&str, Option<&str>); 10] = [
 
 struct Stage {
     sandbox: Sandbox,
-    _operator: Operator,
+    operator: Operator,
     admin: User,
     alice: User,
     bob: User,
@@ -62,7 +62,7 @@ impl Stage {
             alice: User::person(&sandbox, "alice", "reprieve-requester"),
             bob: User::person(&sandbox, "bob", "reprieve-approver"),
             carol: User::person(&sandbox, "carol", "reprieve-approver"),
-            _operator: sandbox.start_operator(&[]).await.expect("the operator starts"),
+            operator: sandbox.start_operator(&[]).await.expect("the operator starts"),
             sandbox,
         })
     }
@@ -114,7 +114,7 @@ async fn a_site_of_every_kind_comes_back_as_it_was() {
     let races_before =
         stage.collect("race", &races().iter().map(|n| &**n).collect::<Vec<_>>()).await;
     let mapped = stage.managers("configmap api -n trip");
-    purge(&stage);
+    purge(&stage, 1..=3);
     step("all of it purged");
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -241,8 +241,8 @@ fn race(stage: &Stage) {
     }
 }
 
-fn purge(stage: &Stage) {
-    let ids: Vec<String> = (1..=3).map(|i| format!("site-{i}")).collect();
+fn purge(stage: &Stage, numbers: std::ops::RangeInclusive<u32>) {
+    let ids: Vec<String> = numbers.map(|i| format!("site-{i}")).collect();
     stage.alice.create(&request("all", "Site", &ids)).worked();
     stage.alice.until_state("all", "AwaitingApproval");
     stage.bob.approve("all", "bob").worked();
@@ -416,4 +416,52 @@ fn written(stage: &Stage, notices: &[Value]) {
     told("Deployment busy/web", "spec.replicas (by kubectl)");
     let live = stage.admin.get("deploy web -n busy");
     assert_eq!(live["spec"]["replicas"], 3, "I10: what others wrote is not overwritten");
+}
+
+/// How much the operator's memory grows while one large site is restored and verified.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: cargo test --release --test e2e roundtrip::memory -- --ignored --nocapture"]
+async fn memory_does_not_grow_with_the_size_of_a_site() {
+    const OBJECTS: usize = 2000;
+    const LIMIT_MIB: u64 = 80;
+    let Some(stage) = Stage::start().await else { return };
+    stage.admin.apply(&sample(SITE, "large", 1)).worked();
+    stage.admin.kubectl("wait --for=condition=Ready site/large --timeout=60s").worked();
+    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
+        kube::Api::namespaced(stage.sandbox.admin(), "large");
+    let text: String = (0..100_000_u32).map(|i| char::from(b'a' + (i * i % 26) as u8)).collect();
+    let made = (0..OBJECTS).map(|i| {
+        let map = json!({"metadata": {"name": format!("m{i:05}")}, "data": {"text": format!("{i}{text}")}});
+        let (maps, map) = (maps.clone(), serde_json::from_value(map).expect("a ConfigMap"));
+        async move { maps.create(&kube::api::PostParams::default(), &map).await.map(|_| ()) }
+    });
+    let made: Vec<_> = made.collect();
+    let made: Vec<_> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(
+        futures::stream::iter(made),
+        8,
+    ))
+    .await;
+    made.into_iter().for_each(|made| made.expect("it is created"));
+    purge(&stage, 1..=1);
+    let pid = stage.operator.process().pid();
+    let memory = |field: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = text.lines().find(|line| line.starts_with(field)).expect("a line").to_owned();
+        let number = line.split_whitespace().nth(1).expect("a number").parse::<u64>();
+        number.expect("a number") / 1024
+    };
+    // Sets the peak back to what is in use now.
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("it is ours");
+    let (before, begun) = (memory("VmRSS"), Instant::now());
+    let source = json!({"deletionRequestRef": {"name": "all"}});
+    stage.admin.create(&restore("back", &source)).worked();
+    let live = ended(&stage, "back");
+    expect_condition(&live, "Succeeded", &["True Verified"]);
+    let peak = memory("VmHWM");
+    println!(
+        "{OBJECTS} objects of 100 kB in {:.1} s: from {before} MiB to at most {peak} MiB",
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(peak - before < LIMIT_MIB, "grew by {} MiB", peak - before);
+    stage.sandbox.stop().expect("nothing is left");
 }
