@@ -17,7 +17,8 @@ mod time;
 
 pub use app::{App, AppSpec, AppState, AppStatus, AppliedObject, ManifestFailure};
 pub use backup::{
-    Backup, BackupPurpose, BackupSpec, BackupStatus, Protection, SiteRef, VolumeProtection,
+    Backup, BackupPurpose, BackupSpec, BackupStatus, ChangedObjects, Protection, ReadVersions,
+    SiteRef, VolumeProtection,
 };
 pub use condition::{Condition, ConditionStatus, ConditionType, Conditions};
 pub use crds::{CRD_FILES, crds};

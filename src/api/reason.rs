@@ -216,6 +216,8 @@ reasons! {
     Reassigned,
     /// Another manager has written a field since it was restored.
     ChangedSince,
+    /// The field owners of an object could not be put back.
+    FieldOwnersLost,
     /// It had run to its end, and was not run again.
     NotRunAgain,
     /// Some sites could not be restored.

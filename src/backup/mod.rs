@@ -19,11 +19,14 @@ use crate::cluster::{Context, Error, Result, Shutdown, drive, write_status};
 use crate::store::Store;
 use decide::{Decision, Step};
 
+/// Backups that are made at the same time: each has pages of its site in memory.
+const AT_ONCE: u16 = 8;
 /// The limit of one reconciliation. A site is read, written and read back within it.
 const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Runs the room until shutdown.
-pub async fn run(ctx: Context, store: Store, down: Shutdown) {
+pub async fn run(mut ctx: Context, store: Store, down: Shutdown) {
+    ctx.concurrency = ctx.concurrency.min(AT_ONCE);
     let backups: Api<DeserializeGuard<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(backups, watcher::Config::default());
     let context = ctx.clone();

@@ -13,7 +13,7 @@ use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
-use crate::cluster::collect::{Freshness, collect};
+use crate::cluster::collect::live_digest;
 use crate::cluster::unexpected::asks_for;
 use crate::cluster::{
     Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
@@ -417,9 +417,9 @@ async fn read_digest(ctx: &Context, site: &mut SiteFacts) -> Result<()> {
     let name = site.site.name_any();
     let doing = format!("compare Site {name} with its backup");
     let kinds = ctx.kinds(std::time::Duration::ZERO).await?;
-    let collection = collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Live)
+    let digest = live_digest(&ctx.client, &kinds, &name, &namespaces)
         .await
         .map_err(|error| Error::answer(doing, error))?;
-    site.live_digest = Some(collection.root_digest());
+    site.live_digest = Some(digest);
     Ok(())
 }

@@ -4,21 +4,26 @@
 //! This room must not overwrite or delete anything that lives.
 
 mod act;
+mod budget;
 mod compare;
+mod create;
 pub mod decide;
 pub mod estimate;
 mod going;
+mod index;
 mod late;
 mod living;
 mod mark;
 mod object;
 mod observe;
+mod owners;
 mod plan;
 mod prepare;
 mod rewrite;
 mod run;
 mod site;
 mod source;
+mod volume;
 
 use std::collections::HashMap;
 use std::sync::Arc;

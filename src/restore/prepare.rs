@@ -1,7 +1,10 @@
 //! Before the first object: whether a site may be restored at all, and its Site, created and marked.
 
+use std::sync::Arc;
+
 use super::act::Work;
 use super::decide::Job;
+use super::index::Index;
 use super::living::{self, Place};
 use super::object::Made;
 use super::plan::{Plan, failure};
@@ -18,6 +21,8 @@ pub struct Prepared {
     pub total: i64,
     /// Whether this attempt has created it; if not, some of its objects may be there.
     pub fresh: bool,
+    /// What its archive holds, if it was read just now; to be handed on.
+    pub index: Option<Arc<Index>>,
 }
 
 /// What became of preparing a Site.
@@ -55,12 +60,15 @@ impl Work {
             None => self.id_is_free(job).await?,
         }
         let plan = self.plan(job).await?;
-        let site: Site = serde_json::from_value(plan.site.expected.clone()).map_err(|error| {
+        let site: Site = serde_json::from_value(plan.index.site.object()).map_err(|error| {
             let why = format!("the Site cannot be read: {error}");
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
-        let total = (plan.objects.len() + 1).try_into().unwrap_or(i64::MAX);
-        let prepared = |priority, fresh| Preparation::Ready(Prepared { priority, total, fresh });
+        let total = plan.total();
+        let prepared = |priority, fresh| {
+            let index = Some(plan.index.clone());
+            Preparation::Ready(Prepared { priority, total, fresh, index })
+        };
         if let Some(live) = live {
             if living::lives(&live) {
                 self.can_give(job, &live, &plan).await?;
@@ -71,7 +79,11 @@ impl Work {
         }
         let kinds = self.kinds().await?;
         let maker = self.maker(&kinds, "");
-        match maker.make(&plan.site.key, &plan.site.expected).await {
+        let made = match plan.site() {
+            Some(wanted) => maker.make(&wanted).await,
+            None => Made::Failed(Reason::NothingToRestore, "it is not asked for".to_owned()),
+        };
+        match made {
             Made::There(_) | Made::Differently(..) => {}
             Made::Later(reason, why) => return Err(Attempt::Waiting(reason, why)),
             Made::Conflict(_, why) => {
@@ -79,8 +91,8 @@ impl Work {
                 return Err(Attempt::Waiting(Reason::Progressing, why));
             }
             Made::Failed(reason, why) => {
-                let of = Some(&plan.site.expected);
-                return Err(Attempt::Failed(vec![failure(&job.name, of, reason, why)]));
+                let failed = plan.notice(&plan.index.site_key, reason, why);
+                return Err(Attempt::Failed(vec![failed]));
             }
         }
         self.tell_site(job, "Queued", 0, total).await;

@@ -2,7 +2,7 @@
 //! between two looks what it would otherwise have to find out again; all of it can be lost, and is
 //! then read from the cluster.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,9 +14,8 @@ use super::act::Work;
 use super::decide::{Job, Phase, Standing, order};
 use super::plan::failure;
 use super::prepare::{Preparation, Prepared};
-use super::site::Attempt;
+use super::site::{Attempt, Progress};
 use crate::api::{Reason, RestoreFailure, VerifiedSite};
-use crate::cluster::form::ObjectKey;
 
 /// How long a site's workloads may take to become ready again, and what is being deleted to go.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -27,8 +26,7 @@ const PREPARING: usize = 4;
 #[derive(Debug, Default)]
 pub struct Memory {
     prepared: Option<Prepared>,
-    /// Once everything was created: what lives, is different and was left as it is.
-    created: Option<HashSet<ObjectKey>>,
+    progress: Progress,
     done: Arc<AtomicI64>,
     waiting: Option<(Reason, String)>,
     waiting_since: Option<(Reason, Instant)>,
@@ -112,8 +110,9 @@ pub async fn prepare(work: &Work, jobs: &[Job], memories: &mut Memories) {
     while let Some((job, preparation)) = prepared.next().await {
         let memory = memories.entry(job.name.clone()).or_default();
         match preparation {
-            Preparation::Ready(prepared) => {
+            Preparation::Ready(mut prepared) => {
                 memory.waiting = None;
+                memory.progress.index = prepared.index.take();
                 memory.prepared = Some(prepared);
             }
             Preparation::Verified(verified) => memory.ended = Some(Ok(verified)),
@@ -155,23 +154,26 @@ pub async fn attempt_all(
             let Some(memory) = memories.get_mut(&name) else { continue };
             memory.begun = true;
             let Some(prepared) = memory.prepared.clone() else { continue };
-            let (mut created, done) = (memory.created.clone(), memory.done.clone());
+            let (mut progress, done) = (memory.progress.clone(), memory.done.clone());
             running.push(async move {
-                let (attempt, notices) = work.attempt(job, &prepared, &mut created, &done).await;
-                (job, attempt, notices, created)
+                let (attempt, notices) = work.attempt(job, &prepared, &mut progress, &done).await;
+                (job, attempt, notices, progress)
             });
         }
         if running.is_empty() {
             return;
         }
         let tick = tokio::time::timeout(Duration::from_secs(1), running.next()).await;
-        if let Ok(Some((job, attempt, notices, created))) = tick {
+        if let Ok(Some((job, attempt, notices, progress))) = tick {
             let memory = memories.entry(job.name.clone()).or_default();
-            memory.created = created;
+            memory.progress = progress;
             if !notices.is_empty() {
                 memory.notices = notices;
             }
             memory.take(&job.name, attempt);
+            if memory.ended.is_some() {
+                memory.progress = Progress::default();
+            }
             // An attempt that failed half way may have created something.
             if let Some(prepared) = &mut memory.prepared {
                 prepared.fresh = false;

@@ -1,15 +1,16 @@
 //! The catalogue: a small entry beside each archive, so that the store alone is enough to say
 //! which backups of which sites there are.
 
+use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::archive::{Header, Identity};
 use super::{Damage, Signature, Store, StoreError, layout};
-use crate::api::{BackupPurpose, Time};
+use crate::api::{BackupPurpose, ChangedObjects, ReadVersions, Time};
 
 /// The format of an entry.
 pub const FORMAT: &str = "reprieve.dev/catalogue/v1";
@@ -36,6 +37,12 @@ pub struct CatalogueEntry {
     pub objects: u64,
     /// Size of the archive, in bytes.
     pub bytes: u64,
+    /// At which resourceVersions of the core API the site was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_versions: Option<ReadVersions>,
+    /// What changed while it was read. None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_objects: Option<ChangedObjects>,
     /// Until when it is kept at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_until_time: Option<Time>,
@@ -71,22 +78,25 @@ impl CatalogueEntry {
 }
 
 impl Store {
-    /// Puts an archive into the catalogue. To be called once it was read back.
+    /// Puts an archive into the catalogue. To be called once it was read back. An entry is never
+    /// written over: another one in its place is an error.
     ///
     /// # Errors
-    /// A store that cannot be written.
+    /// A store that cannot be written or read.
     pub async fn enter(&self, entry: &CatalogueEntry) -> Result<(), StoreError> {
         let path = Path::from(layout::catalogue_entry(&entry.location));
         let mut value = serde_json::to_value(entry).expect("an entry is plain data");
         if let Some(signature) = self.keys.sign(&CatalogueEntry::statement(&value)) {
             value["signature"] = json!(signature);
         }
-        let text = format!("{value:#}\n");
-        self.objects
-            .put(&path, PutPayload::from(text))
-            .await
-            .map(|_| ())
-            .map_err(|error| StoreError::unwritable(&self.url, error))
+        let text = Bytes::from(format!("{value:#}\n"));
+        self.create(&path, text.clone()).await?;
+        // It may have been there: from this call, whose answer was lost, or from another one.
+        if self.get(&path).await?.is_some_and(|there| there == text) {
+            return Ok(());
+        }
+        let why = format!("{path} holds another catalogue entry than was written");
+        Err(StoreError::Unwritable { url: self.url.clone(), why })
     }
 
     /// The backups of the site with this id, oldest first. Entries that cannot be read are told

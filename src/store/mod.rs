@@ -4,8 +4,8 @@
 //!
 //! # Layout
 //! ```text
-//! sites/<id>/<backup>.<uid>.jsonl.zst   one archive per backup, see [`archive`]
-//! sites/<id>/<backup>.<uid>.json        its catalogue entry, written once it was read back
+//! sites/<id>/<backup>.<uid>.<attempt>.jsonl.zst   an archive, see [`archive`]
+//! sites/<id>/<backup>.<uid>.<attempt>.json        its catalogue entry, once it was read back
 //! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
 //! records/<uid>.closed                  what it tells of lives again
 //! probe                                 written and read back when the store is opened
@@ -13,7 +13,8 @@
 //! `<id>` is the site's id and `<backup>` the Backup's name, encoded by [`layout`]: any id is one
 //! path segment of a length that every file system takes, two ids never share one, and no id can
 //! point out of the store. The UID is the Backup's own, so that a Backup that is made again under
-//! an old name never writes over the old archive.
+//! an old name has a place of its own; so has each attempt at one, by a random word, and nothing is
+//! written over: an upload that comes late can do no harm.
 
 pub mod archive;
 pub mod catalogue;
@@ -26,6 +27,7 @@ mod reader;
 pub mod records;
 mod signing;
 mod trouble;
+mod upload;
 mod writer;
 
 #[cfg(test)]
@@ -38,9 +40,9 @@ mod tests;
 use std::sync::Arc;
 
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-pub use archive::{Archive, Entry, Header, Identity, Manifest};
+pub use archive::{Archive, Entry, Header, Identity, Manifest, RawEntry};
 pub use catalogue::{CatalogueEntry, Listing};
 pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
@@ -138,12 +140,21 @@ impl Store {
         Ok(())
     }
 
-    /// Begins an archive at this place. Nothing is seen there until it is finished.
+    /// Begins an archive at this place. Nothing is seen there until it is finished, and what is
+    /// there by then is not written over: that is an error.
     ///
     /// # Errors
     /// A place that is no path of the store.
     pub fn write(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
-        ArchiveWriter::new(self, location, header)
+        ArchiveWriter::new(self, location, header, PutMode::Create)
+    }
+
+    /// As [`Store::write`], in the place of what is there.
+    ///
+    /// # Errors
+    /// A place that is no path of the store.
+    pub fn rewrite(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
+        ArchiveWriter::new(self, location, header, PutMode::Overwrite)
     }
 
     /// Begins to read an archive. Its header is checked at once, every object as it is read, and

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -192,15 +192,14 @@ impl Store {
     }
 
     /// Writes a small object that is not there yet; one that is there is left as it is.
-    async fn create(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
-        let payload = PutPayload::from(bytes);
-        match self.objects.put_opts(path, payload, PutMode::Create.into()).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+    pub(super) async fn create(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        match super::upload::put(&*self.objects, path, bytes, PutMode::Create).await {
+            Ok(()) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(StoreError::unwritable(&self.url, error)),
         }
     }
 
-    async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
+    pub(super) async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
         match self.objects.get(path).await {
             Ok(result) => result.bytes().await.map(Some).map_err(unreadable),
@@ -214,6 +213,7 @@ impl Store {
 mod tests {
     use std::sync::Arc;
 
+    use object_store::PutPayload;
     use object_store::memory::InMemory;
 
     use super::*;

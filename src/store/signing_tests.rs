@@ -78,7 +78,7 @@ async fn a_signature_fits_to_one_archive_alone() {
         ),
     ];
     for (objects, header) in changed {
-        let mut writer = none.write(LOCATION, &header).unwrap();
+        let mut writer = none.rewrite(LOCATION, &header).unwrap();
         for i in 0..objects {
             writer.add(&entry(i)).await.unwrap();
         }
@@ -98,7 +98,7 @@ async fn a_signature_fits_to_one_archive_alone() {
     }
     // Of another site: its own digest and signature are right.
     let site = Identity { name: "beta".into(), uid: "u9".into(), id: "site-9".into() };
-    let mut writer = ours.write(LOCATION, &Header { site, ..header() }).unwrap();
+    let mut writer = ours.rewrite(LOCATION, &Header { site, ..header() }).unwrap();
     writer.add(&entry(0)).await.unwrap();
     writer.finish().await.unwrap();
     assert!(matches!(damage(&ours, expected()).await, Damage::ForeignSite { .. }));
@@ -205,6 +205,7 @@ async fn catalogue_entries_are_signed_and_forged_ones_are_told() {
         assert!(said.starts_with("the catalogue entry sites/site-1/b.u.json"), "{said}");
         assert!(said.contains("its signature does not fit"), "{said}");
     }
+    none.objects.delete(&path).await.unwrap();
     none.enter(&right).await.unwrap();
     assert!(refusal(&ours).await.contains("is not signed"));
     put(&path, "{}".into()).await;

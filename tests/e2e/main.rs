@@ -4,6 +4,7 @@
 #![cfg(feature = "sandbox")]
 
 mod app;
+mod archive;
 mod backup;
 mod bad_input;
 mod demo;
@@ -11,6 +12,7 @@ mod past_guard;
 mod process;
 mod restore;
 mod road;
+mod roundtrip;
 mod site;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
