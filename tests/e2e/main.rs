@@ -7,6 +7,7 @@ mod app;
 mod backup;
 mod bad_input;
 mod demo;
+mod mass;
 mod past_guard;
 mod process;
 mod restore;
