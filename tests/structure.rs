@@ -17,8 +17,17 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 7] =
-    ["decide.rs", "hold.rs", "purge.rs", "gates.rs", "backups.rs", "plan.rs", "digest.rs"];
+const PURE: [&str; 9] = [
+    "decide.rs",
+    "hold.rs",
+    "purge.rs",
+    "gates.rs",
+    "backups.rs",
+    "plan.rs",
+    "digest.rs",
+    "queue.rs",
+    "limit.rs",
+];
 
 /// What gives a file a way to the cluster, a runtime or a clock.
 const IMPURE: [&str; 15] = [

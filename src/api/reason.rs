@@ -222,6 +222,8 @@ reasons! {
     NotRunAgain,
     /// Some sites could not be restored.
     PartiallyFailed,
+    /// The Restore has ended before the site was whole.
+    RestoreStopped,
 }
 
 impl fmt::Display for Reason {

@@ -63,11 +63,13 @@ use super::{Condition, NamespaceRef, ObjectRef, Time};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be taken back: make another Restore"))]
 pub struct RestoreSpec {
     /// What to restore: exactly one source. Immutable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("source is immutable: make another Restore"))]
     pub source: RestoreSource,
-    /// How many sites are restored at the same time, 1 to 64. Default 8.
+    /// How many sites are restored at the same time, 1 to 64. Default 8. How many requests are in
+    /// flight follows how fast the API server answers, over all Restores together.
     #[serde(default = "default_parallelism")]
     #[schemars(range(min = 1, max = 64))]
     pub parallelism: i32,
@@ -77,6 +79,10 @@ pub struct RestoreSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("onConflict is immutable: make another Restore"))]
     pub on_conflict: OnConflict,
+    /// Stops the Restore between two objects. What is back stays; sites that are not whole say so,
+    /// and another Restore goes on with them. It cannot be taken back.
+    #[serde(default)]
+    pub cancel: bool,
 }
 
 /// What to do about an object that lives and is different from the backup.
@@ -139,7 +145,7 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub notices: Vec<RestoreFailure>,
-    /// The Sites that were verified, in the order in which they were.
+    /// What was verified and does not say so itself: a Site does, in `status.lastRestore`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub verified_sites: Vec<VerifiedSite>,
@@ -151,7 +157,7 @@ pub struct RestoreStatus {
     pub completion_time: Option<Time>,
 }
 
-/// A Site that is back.
+/// What is back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifiedSite {

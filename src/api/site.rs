@@ -116,6 +116,9 @@ pub struct SiteStatus {
     /// The restore that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<SiteRestore>,
+    /// The restore that brought the site back last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restore: Option<LastRestore>,
     /// What the site holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -194,8 +197,21 @@ pub struct UnexpectedDelete {
 pub struct SiteRestore {
     /// The Restore.
     pub restore_ref: ObjectRef,
-    /// Where it stands: `Queued`, `Creating`, `WaitingForReady` or `Verifying`.
+    /// Where it stands: `Queued`, `Creating`, `WaitingForReady` or `Verifying`; or `Stopped`: that
+    /// Restore has ended, the site is not whole, and `message` says how to go on.
     pub stage: String,
+    /// The site's place among those of the Restore: the first has 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<i64>,
+    /// Sites that the Restore has a place for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<i64>,
+    /// Name of the Backup that it is restored from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// Why it stopped, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Objects that are there again.
     pub objects_done: i64,
     /// Objects that the backup holds.
@@ -205,6 +221,20 @@ pub struct SiteRestore {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub before: Option<Vec<NamespaceRef>>,
+}
+
+/// A restore after which every object of the site was read back equal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRestore {
+    /// The Restore.
+    pub restore_ref: ObjectRef,
+    /// UID of that Restore.
+    pub restore_uid: String,
+    /// Objects that were read back equal.
+    pub objects: i64,
+    /// When.
+    pub verified_time: Time,
 }
 
 /// What a site holds, counted by the operator: within seconds after Apps came, went or became
@@ -235,6 +265,29 @@ pub struct LastBackup {
     pub verified_time: Time,
     /// Number of objects in it.
     pub objects: i64,
+}
+
+/// [`SiteRestore::stage`] of a Site whose Restore has ended and that is not whole.
+pub const RESTORE_STOPPED: &str = "Stopped";
+
+impl SiteRestore {
+    /// Where it stands, in the words of the Site's conditions.
+    pub fn in_words(&self) -> String {
+        let Self { restore_ref, objects_done, objects_total, .. } = self;
+        let name = &restore_ref.name;
+        if self.stage == RESTORE_STOPPED {
+            let message = self.message.as_deref().unwrap_or("make another Restore that names it");
+            return format!(
+                "the Restore {name} ended before the site was whole, with {objects_done} of {objects_total} objects: {message}"
+            );
+        }
+        match self.place.zip(self.places) {
+            Some((place, places)) => {
+                format!("being restored by Restore {name}, place {place} of {places}")
+            }
+            None => format!("being restored by Restore {name}"),
+        }
+    }
 }
 
 impl Site {

@@ -1,25 +1,26 @@
 //! The writes of a Restore: first every Site, then site by site.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::create;
 use super::decide::{Job, has_ended};
 use super::going;
 use super::index::Indexing;
 use super::living::{self, Places};
+use super::mark::Stages;
 use super::object::Maker;
 use super::plan::{Plan, failure};
 use super::prepare::Prepared;
 use super::site::{self, Attempt, Progress};
-use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, VerifiedSite, names};
+use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, Time, names};
 use crate::cluster::discover::Kinds;
 use crate::cluster::{Context, Result, describe};
 use crate::store::{ArchiveReader, Expected, Identity, RawEntry, Store, StoreError};
@@ -30,18 +31,22 @@ const KINDS_MAX_AGE: Duration = Duration::from_secs(30);
 /// What the sites of one Restore share.
 #[derive(Clone)]
 pub struct Work {
-    /// The way to the cluster.
+    /// The way to the cluster; its client is the one for mass work.
     pub ctx: Context,
     /// Where the archives lie.
     pub store: Store,
     /// Name of the Restore.
     pub restore: String,
+    /// UID of the Restore.
+    pub uid: String,
     /// When the Restore was created, as the API server writes it.
     pub begun: String,
+    /// The same as a time.
+    pub created: Time,
     /// What to do about what lives and is different.
     pub on_conflict: OnConflict,
-    /// The Sites that were given back, so that they are not asked for again.
-    pub released: Arc<Mutex<HashSet<String>>>,
+    /// Where each site under way stands.
+    pub stages: Stages,
 }
 
 impl Work {
@@ -127,11 +132,6 @@ impl Work {
             .map_err(|error| Attempt::Waiting(Reason::Progressing, describe(&error)))
     }
 
-    /// What this very Restore has verified and, perhaps, not yet released.
-    pub(super) fn verified_before(&self, job: &Job, live: &Site) -> Option<VerifiedSite> {
-        job.verified.clone().filter(|v| Some(&v.uid) == live.meta().uid.as_ref())
-    }
-
     /// Whether a Site that is there may be worked on: by its identity and its state, and only if no
     /// other Restore works on it.
     pub(super) async fn may_take(&self, job: &Job, live: &Site) -> Result<(), Attempt> {
@@ -214,37 +214,19 @@ impl Work {
         }
         let maker = self.maker(&kinds, &since);
         if progress.created.is_none() {
-            self.tell_site(job, "Creating", 0, prepared.total).await;
+            self.stages.set(&job.name, "Creating");
             going::let_go(self, &maker, job, plan, &places).await?;
             let seen =
                 if prepared.fresh { HashMap::new() } else { site::seen(&maker, plan).await? };
             let made = create::create(self, &maker, job, plan, &seen, done).await?;
             progress.created = Some(made);
-            self.tell_site(job, "Verifying", done.load(Ordering::Relaxed), prepared.total).await;
+            self.stages.set(&job.name, "Verifying");
         }
         let made = progress.created.clone().unwrap_or_default();
         let attempt = site::verify(self, &maker, job, plan, &made).await;
         if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
-            let there = done.load(Ordering::Relaxed);
-            self.tell_site(job, "WaitingForReady", there, prepared.total).await;
+            self.stages.set(&job.name, "WaitingForReady");
         }
         attempt
-    }
-
-    /// Says on the Site itself where it stands. For people: a failure is only logged.
-    pub(super) async fn tell_site(&self, job: &Job, stage: &str, done: i64, total: i64) {
-        let restore = json!({
-            "restoreRef": { "name": self.restore }, "stage": stage,
-            "objectsDone": done, "objectsTotal": total,
-        });
-        if let Err(error) = self.patch_status(job, restore).await {
-            tracing::warn!(site = job.name, %error, "cannot tell a Site where its restore stands");
-        }
-    }
-
-    async fn patch_status(&self, job: &Job, restore: Value) -> kube::Result<Site> {
-        let patch = json!({ "status": { "restore": restore } });
-        let patch = Patch::Merge(&patch);
-        self.sites().patch_status(&job.name, &PatchParams::default(), &patch).await
     }
 }

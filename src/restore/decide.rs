@@ -47,7 +47,7 @@ pub struct Job {
     pub id: String,
     /// From where.
     pub backup: PlanBackup,
-    /// What was verified before, in this very Restore.
+    /// What was verified before, in this very Restore, and does not say so itself.
     pub verified: Option<VerifiedSite>,
 }
 
@@ -73,7 +73,7 @@ pub enum Phase {
     Queued,
     /// Begun; it waits for this, if it waits.
     Restoring(Option<(Reason, String)>),
-    /// Read back and equal.
+    /// Read back and equal, and given back.
     Verified(VerifiedSite),
     /// It cannot be restored by this Restore.
     Failed(Vec<RestoreFailure>),
@@ -119,11 +119,6 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
     }
 }
 
-/// The order in which sites come back: the higher priority first, then by name.
-pub fn order(sites: &mut [(i32, String)]) {
-    sites.sort_by(|(a, x), (b, y)| b.cmp(a).then_with(|| x.cmp(y)));
-}
-
 /// What to say of a Restore whose sites stand so.
 pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
     let old = facts.restore.status.clone().unwrap_or_default();
@@ -151,7 +146,10 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
             }
             Phase::Verified(verified) => {
                 counts.verified += 1;
-                if !status.verified_sites.iter().any(|v| v.name == verified.name) {
+                // A Site says itself which Restore has verified it; it has namespaces.
+                let says_so = !verified.namespaces.is_empty();
+                let known = status.verified_sites.iter().any(|v| v.name == verified.name);
+                if !says_so && !known {
                     status.verified_sites.push(verified.clone());
                 }
             }
@@ -171,6 +169,7 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
     }
     notes.extend(new_failures(&old, &status));
     let progress = format!("{} of {} sites verified", counts.verified, counts.total);
+    let cancelled = facts.restore.spec.cancel;
     let ended = counts.queued == 0 && counts.restoring == 0;
     let conditions = &mut status.conditions;
     let generation = facts.restore.metadata.generation;
@@ -181,7 +180,8 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
             let first = status.failures.first().map(in_words).unwrap_or_default();
             let message =
                 format!("{progress}, {} failed: see status.failures; {first}", counts.failed);
-            (Reason::PartiallyFailed, message)
+            let reason = if cancelled { Reason::CancelledByUser } else { Reason::PartiallyFailed };
+            (reason, message)
         };
         end(conditions, counts.failed == 0, reason, &message, generation, now);
         status.completion_time = old.completion_time.or(Some(now));

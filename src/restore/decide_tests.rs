@@ -63,23 +63,6 @@ fn what_there_is_to_do() {
     }
 }
 
-#[test]
-fn the_important_first() {
-    let mut sites = vec![(100, "b".to_owned()), (100, "a".to_owned()), (900, "z".to_owned())];
-    order(&mut sites);
-    assert_eq!(sites.map_names(), ["z", "a", "b"]);
-}
-
-trait Names {
-    fn map_names(&self) -> Vec<&str>;
-}
-
-impl Names for Vec<(i32, String)> {
-    fn map_names(&self) -> Vec<&str> {
-        self.iter().map(|(_, name)| name.as_str()).collect()
-    }
-}
-
 fn standing(name: &str, phase: Phase) -> Standing {
     Standing { name: name.into(), phase, total: 4, done: 4, notices: vec![] }
 }

@@ -155,13 +155,18 @@ fn a_duplicate_id_names_the_other_holder_and_makes_nothing() {
 #[test]
 fn what_is_held_purged_restored_or_deleted_past_the_gates_is_left_alone() {
     let deletion = |phase: &str| json!({ "status": { "deletion": { "requestRef": { "name": "r" }, "requestUid": "ru", "phase": phase } } });
+    let restore = |stage: &str| {
+        json!({
+            "metadata": { "annotations": { "reprieve.dev/restore": "back" } },
+            "status": { "restore": { "restoreRef": { "name": "back" }, "stage": stage, "objectsDone": 3, "objectsTotal": 9 } },
+        })
+    };
     let cases = [
         (deletion("Held"), SiteState::PendingDeletion),
         (deletion("Purging"), SiteState::Purging),
-        (
-            json!({ "metadata": { "annotations": { "reprieve.dev/restore": "back" } } }),
-            SiteState::Restoring,
-        ),
+        (restore("Queued"), SiteState::Restoring),
+        // That Restore has ended, and half of a site must not go into service.
+        (restore("Stopped"), SiteState::AwaitingRestore),
         (
             json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }),
             SiteState::PendingDeletion,
@@ -173,6 +178,33 @@ fn what_is_held_purged_restored_or_deleted_past_the_gates_is_left_alone() {
         assert_eq!(decision.effects, [], "{state:?}");
         assert_eq!(decision.status.state, Some(state));
     }
+}
+
+#[test]
+fn what_a_restore_says_of_a_site() {
+    let mark = json!({ "metadata": { "annotations": { "reprieve.dev/restore": "back" } } });
+    // One that was just created: the Restore is about to say where it stands, in one write.
+    let fresh = facts(site(mark.clone()), ours());
+    let decision = decide(&fresh, at(0));
+    assert_eq!(decision.status, fresh.site.status.clone().unwrap_or_default());
+    let told = |restore: Value| {
+        let mut site = site(mark.clone());
+        site.status = serde_json::from_value(json!({ "restore": restore })).unwrap();
+        let decision = decide(&facts(site, ours()), at(0));
+        (ready_reason(&decision).to_owned(), message(&decision).to_owned())
+    };
+    let (reason, said) = told(
+        json!({ "restoreRef": { "name": "back" }, "stage": "Queued", "objectsDone": 0, "objectsTotal": 9, "place": 17, "places": 400 }),
+    );
+    assert_eq!(
+        (&*reason, &*said),
+        ("Restoring", "being restored by Restore back, place 17 of 400")
+    );
+    let (reason, said) = told(
+        json!({ "restoreRef": { "name": "back" }, "stage": "Stopped", "objectsDone": 3, "objectsTotal": 9, "message": "cancelled; go on so" }),
+    );
+    assert_eq!(reason, "RestoreStopped");
+    assert!(said.contains("with 3 of 9 objects: cancelled; go on so"), "{said}");
 }
 
 #[test]

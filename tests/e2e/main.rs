@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod bad_input;
 mod demo;
+mod mass;
 mod past_guard;
 mod process;
 mod restore;

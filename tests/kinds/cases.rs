@@ -44,6 +44,7 @@ pub fn base(kind: &str) -> Value {
             "source": {"deletionRequestRef": {"name": "contract-ended"}},
             "parallelism": 4,
             "onConflict": "Fail",
+            "cancel": false,
         }),
         other => panic!("{other} has no object in this test"),
     };
@@ -246,6 +247,14 @@ pub fn rules() -> Vec<Case> {
             json!({"/spec/source/deletionRequestRef/name": "another"}),
             json!({"/spec/source/backupRefs": [{"name": "acme-1"}]}),
         ),
+        Case {
+            kind: "Restore",
+            path: ".spec",
+            message: "cancel cannot be taken back: make another Restore",
+            update: true,
+            good: json!({"/metadata/name": "cancelled", "/metadata/labels": {"a": "b"}, "/spec/cancel": true}),
+            bad: json!({"/metadata/name": "cancelled", "/spec/cancel": false}),
+        },
         update(
             "Restore",
             ".spec.onConflict",
