@@ -93,7 +93,8 @@ fn walk(expected: &Value, live: &Value, path: &mut Vec<String>, found: &mut Vec<
 
 /// The manager, other than this operator, that has written the field or something around it since
 /// the object was created. An entry without a time was put back by a restore, and nobody has written
-/// as that manager since: the API server gives every write a time.
+/// as that manager since: the API server gives every write a time, but for those through `/scale`
+/// (tried), whose entries are not put back.
 fn other_manager(live: &Value, path: &[String]) -> Option<String> {
     let entries = live["metadata"]["managedFields"].as_array()?;
     entries
@@ -101,7 +102,7 @@ fn other_manager(live: &Value, path: &[String]) -> Option<String> {
         .filter(|entry| {
             entry["manager"] != names::FIELD_MANAGER
                 && entry["subresource"] != "status"
-                && !entry["time"].is_null()
+                && !was_put_back(entry)
         })
         .find(|entry| owns(&entry["fieldsV1"], path))
         .and_then(|entry| entry["manager"].as_str().map(str::to_owned))
@@ -126,12 +127,17 @@ fn owns(fields: &Value, path: &[String]) -> bool {
 /// in it came after. `since` is an RFC 3339 time in UTC, as the API server writes it.
 pub fn created_by_us(live: &Value, since: &str) -> bool {
     let made = live["metadata"]["creationTimestamp"].as_str().unwrap_or_default();
-    made >= since && entries(live).any(|entry| is_ours(entry) || entry["time"].is_null())
+    made >= since && entries(live).any(|entry| is_ours(entry) || was_put_back(entry))
 }
 
 /// Whether this operator has created the object, and its field owners are still to be put back.
 pub fn lacks_field_owners(live: &Value) -> bool {
-    entries(live).any(is_ours) && entries(live).all(|entry| !entry["time"].is_null())
+    entries(live).any(is_ours) && !entries(live).any(was_put_back)
+}
+
+/// Whether a restore has put this field owner back, see [`super::rewrite::field_owners`].
+fn was_put_back(entry: &Value) -> bool {
+    entry["time"].is_null() && entry["subresource"].is_null()
 }
 
 fn entries(live: &Value) -> impl Iterator<Item = &Value> {
@@ -204,7 +210,7 @@ mod tests {
 
     #[test]
     fn whose_doing_a_difference_is() {
-        let scaled = json!([{"manager": "hpa", "operation": "Update", "subresource": "scale", "time": "t", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
+        let scaled = json!([{"manager": "hpa", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
         let put_back = json!([{"manager": "flux", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
         let own = json!([{"manager": "reprieve", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
         let (two, three) = (json!({"replicas": 2}), json!({"replicas": 3}));

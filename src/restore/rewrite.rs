@@ -97,7 +97,8 @@ pub fn owner_references(
 /// was put back, see [`super::compare`].
 pub fn field_owners(entry: &RawEntry) -> Option<Vec<Value>> {
     let mut all: Vec<Value> = serde_json::from_str(entry.owners.as_ref()?.get()).ok()?;
-    all.retain(|owner| owner["subresource"] != "status");
+    // An autoscaler that owns the replicas takes them again when it scales.
+    all.retain(|owner| owner["subresource"].is_null());
     for owner in all.iter_mut().filter_map(Value::as_object_mut) {
         owner.remove("time");
     }
@@ -203,8 +204,9 @@ mod tests {
         assert_eq!(of(Value::Null), None);
         let applied = json!({"manager": "flux", "operation": "Apply", "time": "t"});
         let status = json!({"manager": "flux", "operation": "Apply", "subresource": "status"});
+        let scale = json!({"manager": "hpa", "operation": "Update", "subresource": "scale"});
         let put_back = json!([{"manager": "flux", "operation": "Apply"}]);
-        assert_eq!(json!(of(json!([applied, status])).unwrap()), put_back);
+        assert_eq!(json!(of(json!([applied, status, scale])).unwrap()), put_back);
         assert_eq!(of(json!([status])), None);
     }
 

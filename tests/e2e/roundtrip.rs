@@ -24,7 +24,7 @@ const ONCE: &str = include_str!("roundtrip/once.yaml");
 const RACES: usize = 16;
 /// How the components are made: by whom they are applied server-side. None: they are created.
 const COMPONENTS: [(&str, Option<&str>); 10] = [
-    ("api", Some("kubectl")),
+    ("front", Some("kubectl")),
     ("cart", Some("kubectl")),
     ("search", Some("kubectl")),
     ("mail", Some("kustomize-controller")),
@@ -113,7 +113,7 @@ async fn a_site_of_every_kind_comes_back_as_it_was() {
     assert!(kinds.len() >= 25, "kinds: {} {kinds:?}", kinds.len());
     let races_before =
         stage.collect("race", &races().iter().map(|n| &**n).collect::<Vec<_>>()).await;
-    let mapped = stage.managers("configmap api -n trip");
+    let mapped = stage.managers("configmap front -n trip");
     purge(&stage, 1..=3);
     step("all of it purged");
 
@@ -270,7 +270,7 @@ fn purge(stage: &Stage, numbers: std::ops::RangeInclusive<u32>) {
             "Refused" | "Cancelled" | "Expired" => panic!("{}", live["status"]),
             _ => {}
         }
-        assert!(begun.elapsed() < Duration::from_secs(240), "not purged: {}", live["status"]);
+        assert!(begun.elapsed() < Duration::from_secs(120), "not purged: {}", live["status"]);
         std::thread::sleep(Duration::from_millis(300));
     }
 }
@@ -372,7 +372,7 @@ fn owners(stage: &Stage) {
 /// Who applied an object server-side goes on without a conflict, and nobody else does.
 fn fields(stage: &Stage, before: &BTreeSet<String>) {
     assert_eq!(*before, BTreeSet::from(["kubectl Apply".to_owned()]));
-    assert_eq!(stage.managers("configmap api -n trip"), *before, "field owners");
+    assert_eq!(stage.managers("configmap front -n trip"), *before, "field owners");
     assert_eq!(
         stage.managers("configmap grandchild -n trip"),
         BTreeSet::from(["kubectl Apply".to_owned(), "reprieve Update".to_owned()]),
