@@ -12,6 +12,7 @@ mod past_guard;
 mod process;
 mod restore;
 mod road;
+mod schedule;
 mod site;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
