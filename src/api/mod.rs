@@ -37,7 +37,8 @@ pub use restore::{
     SiteCounts, VerifiedSite,
 };
 pub use site::{
-    Deletion, DeletionPhase, Inventory, LastBackup, LastRestore, NamespaceRef, ObjectRef,
-    RESTORE_STOPPED, Site, SiteRestore, SiteSpec, SiteState, SiteStatus, Tenant, UnexpectedDelete,
+    BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, LastRestore, NamespaceRef,
+    ObjectRef, RESTORE_STOPPED, Site, SiteRestore, SiteSpec, SiteState, SiteStatus, Tenant,
+    UnexpectedDelete,
 };
 pub use time::Time;
