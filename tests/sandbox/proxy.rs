@@ -107,7 +107,7 @@ async fn a_proxy_edits_watches() {
     // Each tells the names of the events of one watch, in which two are created and one changed.
     assert_eq!(stage.watched(None).await, ["+a", "+b", "*a", "*b"]);
     assert_eq!(stage.watched(Some(Fault::DropEvents(2))).await, ["+b", "*b"]);
-    let merged = stage.watched(Some(Fault::MergeEvents(Duration::from_millis(1500)))).await;
+    let merged = stage.watched(Some(Fault::MergeEvents(Duration::from_millis(1200)))).await;
     assert_eq!(merged, ["+a", "+b"]);
     assert_eq!(stage.watched(Some(Fault::GoneAfter(3))).await, ["+a", "+b", "*a", "410"]);
     assert_eq!(stage.watched(Some(Fault::Truncate)).await, ["broken"]);
@@ -140,7 +140,7 @@ impl Stage {
                 let params = PatchParams::default();
                 self.real.patch(name, &params, &patch).await.expect("it is changed");
             }
-            tokio::time::sleep(Duration::from_millis(2500)).await;
+            tokio::time::sleep(Duration::from_millis(2000)).await;
         };
         let mut seen = vec![];
         {

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -75,21 +78,13 @@ pub(super) async fn answer(
             state.note_frozen(&call);
             std::future::pending().await
         }
-        Some(Fault::Truncate) => {
-            let mut pieces = pieces(body);
-            // Of a watch, the first piece; of anything else, the whole.
-            let part = match call.verb {
-                Verb::Watch => pieces.next().await.unwrap_or(Err(Broken))?,
-                _ => gather(pieces).await?,
-            };
-            let half = part.slice(..part.len() / 2);
+        Some(Fault::Truncate) if call.verb != Verb::Watch => {
+            let all = whole(body).await?;
             // As declared, so that the rest is missed.
-            head.headers.remove(http::header::TRANSFER_ENCODING);
-            if call.verb != Verb::Watch {
-                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(part.len()));
-            }
-            let pieces = stream::iter([Ok(half)]).chain(broken_after(Duration::from_millis(20)));
-            Ok(Response::from_parts(head, boxed(pieces.boxed())))
+            head.headers.remove(TRANSFER_ENCODING);
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(all.len()));
+            let half = stream::iter([Ok(all.slice(..all.len() / 2))]);
+            Ok(Response::from_parts(head, boxed(half.chain(broken_soon()).boxed())))
         }
         Some(Fault::Trickle(size, pause)) => {
             let slow = trickle(pieces(body), size, pause);
@@ -128,12 +123,9 @@ fn full(body: impl Into<Bytes>) -> Body {
 }
 
 /// The end of a connection, once what was sent before is on its way: a reset drops what is not.
-fn broken_after(time: Duration) -> Pieces {
-    stream::once(async move {
-        tokio::time::sleep(time).await;
-        Err(Broken)
-    })
-    .boxed()
+pub(super) fn broken_soon() -> Pieces {
+    let soon = tokio::time::sleep(Duration::from_millis(20));
+    stream::once(soon.map(|()| Err(Broken))).boxed()
 }
 
 fn trickle(pieces: Pieces, size: usize, pause: Duration) -> Pieces {

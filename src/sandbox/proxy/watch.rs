@@ -9,7 +9,7 @@ use futures::channel::mpsc::{self, UnboundedSender};
 use futures::stream::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::answer::{Broken, Pieces};
+use super::answer::{Broken, Pieces, broken_soon};
 use super::rule::Fault;
 use super::state::State;
 
@@ -23,6 +23,7 @@ pub(super) fn edit(pieces: Pieces, fault: Option<Fault>, state: Arc<State>) -> P
         match fault {
             Some(Fault::DropEvents(each)) => drop_events(&mut lines, &out, each.max(1)).await,
             Some(Fault::MergeEvents(time)) => merge(&mut lines, &out, time).await,
+            Some(Fault::Truncate) => truncate(&mut lines, &out).await,
             Some(Fault::GoneAfter(count)) => gone(&mut lines, &out, count).await,
             _ => {
                 while let Some(line) = lines.next().await
@@ -135,6 +136,14 @@ async fn merge(lines: &mut Lines, out: &Out, time: Duration) {
                 return;
             }
         }
+    }
+}
+
+async fn truncate(lines: &mut Lines, out: &Out) {
+    if let Some(Ok(line)) = lines.next().await
+        && out.send(Ok(line.slice(..line.len() / 2))).await
+    {
+        let _ = out.send(broken_soon().next().await.unwrap_or(Err(Broken))).await;
     }
 }
 
