@@ -4,6 +4,9 @@
 #![cfg(feature = "sandbox")]
 
 mod crash;
+mod etcd;
+mod matrix;
+mod network;
 mod stage;
 #[path = "../user/mod.rs"]
 mod user;

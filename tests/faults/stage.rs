@@ -2,14 +2,13 @@
 //! What people do, and what is looked at, goes past the proxy.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use reprieve::api::{App, Backup, DeletionRequest, Restore, Site, names};
+use reprieve::api::{App, Backup, DeletionPolicy, DeletionRequest, Restore, Site, names};
 use reprieve::cluster::collect::{Freshness, collect};
-use reprieve::cluster::discover::discover;
+use reprieve::cluster::discover::{Kinds, discover};
 use reprieve::sandbox::{AuditRecord, Operator, Proxy, Sandbox, audit};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -18,13 +17,11 @@ use crate::user::{Snapshot, condition, grant, http};
 
 pub const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
 /// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 pub struct Stage {
     pub sandbox: Sandbox,
     pub proxy: Proxy,
-    /// The operator's kubeconfig, through the proxy.
-    pub kubeconfig: PathBuf,
     pub operator: Operator,
     pub admin: kube::Client,
     /// Requester.
@@ -51,12 +48,16 @@ impl Stage {
             people.push((name, sandbox.client_for(&kubeconfig).await.expect("a client")));
         }
         let (_, alice) = people.remove(0);
+        // The sites of one test are most of this fleet, and go within minutes.
+        let policies: Api<DeletionPolicy> = Api::all(sandbox.admin());
+        let rolling = json!({"windowSeconds": 60, "maxEntities": 10_000, "maxPercent": 100});
+        let patch = Patch::Merge(json!({"spec": {"blastRadius": {"rolling": rolling}}}));
+        policies.patch("default", &PatchParams::default(), &patch).await.expect("a policy");
         Some(Self {
             admin: sandbox.admin(),
             alice,
             approvers: people.into_iter().collect(),
             operator,
-            kubeconfig,
             proxy,
             sandbox,
         })
@@ -80,10 +81,8 @@ impl Stage {
     /// Waits until a site with its App stands as it shall.
     pub async fn until_settled(&self, name: &str) {
         self.until::<App>(name, "shop", "the App ready", |live| is_true(live, "Ready")).await;
-        self.until::<Site>("", name, "Active, its App counted", |live| {
-            live["status"]["state"] == "Active"
-                && live["status"]["inventory"]["appsReady"] == 1
-                && is_true(live, "Ready")
+        self.until::<Site>("", name, "Active and ready", |live| {
+            live["status"]["state"] == "Active" && is_true(live, "Ready")
         })
         .await;
     }
@@ -185,19 +184,22 @@ impl Stage {
             }
             assert!(
                 begun.elapsed() < PATIENCE,
-                "{name}: expected {expected} within {PATIENCE:?}; seen: {}; the operator: {}; its last requests: {:#?}",
+                "{namespace}/{name}: expected {expected} within {PATIENCE:?}; seen: {}; {}",
                 live["status"],
-                self.operator.process().log_tail(15),
-                self.proxy
-                    .log()
-                    .iter()
-                    .rev()
-                    .take(15)
-                    .map(|c| (c.brief(), c.code, c.fault.clone()))
-                    .collect::<Vec<_>>(),
+                self.said_and_did(if namespace.is_empty() { name } else { namespace }),
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// For a failed test: the end of the operator's log, and what it asked about this lately.
+    pub fn said_and_did(&self, about: &str) -> String {
+        let log = self.proxy.log();
+        let calls = log.iter().filter(|c| c.brief().contains(about));
+        let calls: Vec<_> = calls.map(|c| (c.number, c.brief(), c.code, &c.fault)).collect();
+        let calls: String =
+            calls.iter().rev().take(40).rev().map(|call| format!("\n  {call:?}")).collect();
+        format!("the operator: {}\nof {}: {calls}", self.operator.process().log_tail(60), log.len())
     }
 
     /// Everything that a site holds.
@@ -205,13 +207,20 @@ impl Stage {
         Snapshot::take(&self.sandbox, site).await
     }
 
-    /// The archived forms of a site, with its name taken out: those of two sites of [`make_site`]
-    /// compare.
-    ///
-    /// [`make_site`]: Stage::make_site
+    /// The kinds of this cluster, for [`Stage::forms_of`].
+    pub async fn kinds(&self) -> Kinds {
+        discover(&self.admin).await.expect("discovery")
+    }
+
+    /// The archived forms of a site, with its name taken out: those of two sites of
+    /// [`Stage::make_site`] compare.
     pub async fn forms(&self, site: &str) -> Vec<String> {
-        let kinds = discover(&self.admin).await.expect("discovery");
-        let all = collect(&self.admin, &kinds, site, &[site.to_owned()], Freshness::Live).await;
+        self.forms_of(&self.kinds().await, site).await
+    }
+
+    /// As [`Stage::forms`], for many sites.
+    pub async fn forms_of(&self, kinds: &Kinds, site: &str) -> Vec<String> {
+        let all = collect(&self.admin, kinds, site, &[site.to_owned()], Freshness::Live).await;
         let all = all.unwrap_or_else(|error| panic!("site {site}: {error}"));
         let mut forms: Vec<String> =
             all.objects.iter().map(|o| o.form.to_string().replace(site, "SITE")).collect();
@@ -297,7 +306,14 @@ macro_rules! cluster_scoped {
         }
     )*};
 }
-cluster_scoped!(Site, Backup, DeletionRequest, Restore, k8s_openapi::api::core::v1::Namespace);
+cluster_scoped!(
+    Site,
+    Backup,
+    DeletionPolicy,
+    DeletionRequest,
+    Restore,
+    k8s_openapi::api::core::v1::Namespace
+);
 
 impl Ours for App {
     type Live = Self;

@@ -59,26 +59,34 @@ pub(super) async fn answer(
     state.answered(&call, response.status().as_u16());
     let (mut head, body) = response.into_parts();
     shift(&mut head.headers, *state.shift.lock());
+    // A watch is carried out as soon as it begins; it has no end to wait for.
+    let watches = call.verb == Verb::Watch;
     match fault {
         Some(Fault::AnswerAfter(code)) => {
-            whole(body).await?;
+            if !watches {
+                whole(body).await?;
+            }
             Ok(failure(state, &call, code))
         }
         Some(Fault::ResetAfter) => {
-            whole(body).await?;
+            if !watches {
+                whole(body).await?;
+            }
             Err(Broken)
         }
-        Some(Fault::HoldAnswer) => {
+        Some(Fault::HoldAnswer) if !watches => {
             let body = whole(body).await?;
             state.hold(&call).await;
             Ok(Response::from_parts(head, full(body)))
         }
         Some(Fault::Freeze) => {
-            whole(body).await?;
+            if !watches {
+                whole(body).await?;
+            }
             state.note_frozen(&call);
             std::future::pending().await
         }
-        Some(Fault::Truncate) if call.verb != Verb::Watch => {
+        Some(Fault::Truncate) if !watches => {
             let all = whole(body).await?;
             // As declared, so that the rest is missed.
             head.headers.remove(TRANSFER_ENCODING);
@@ -90,7 +98,7 @@ pub(super) async fn answer(
             let slow = trickle(pieces(body), size, pause);
             Ok(Response::from_parts(head, boxed(slow)))
         }
-        fault if call.verb == Verb::Watch && head.status.is_success() => {
+        fault if watches && head.status.is_success() => {
             let events = watch::edit(pieces(body), fault, state.clone());
             Ok(Response::from_parts(head, boxed(events)))
         }

@@ -119,7 +119,7 @@ impl Proxy {
     }
 
     /// Adds a rule; it counts the requests from now on. The first rule that applies to a request
-    /// is carried out, and no other.
+    /// is carried out, and those after it neither see nor count the request.
     pub fn add(&self, rule: Rule) {
         self.state.rules.lock().push(rule);
     }

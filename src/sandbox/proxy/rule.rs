@@ -115,7 +115,7 @@ impl Rule {
 
     /// Counts this request if it is meant, and tells whether the fault happens to it.
     pub(super) fn applies(&mut self, call: &Call) -> bool {
-        if !self.conditions.iter().all(|wanted| wanted(call)) {
+        if self.is_spent() || !self.conditions.iter().all(|wanted| wanted(call)) {
             return false;
         }
         self.seen += 1;

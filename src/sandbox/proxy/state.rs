@@ -68,12 +68,7 @@ impl State {
     /// request passes.
     pub fn arrive(&self, call: &mut Call) -> Option<Fault> {
         let mut rules = self.rules.lock();
-        let mut fault = None;
-        for rule in rules.iter_mut() {
-            if rule.applies(call) && fault.is_none() {
-                fault = Some(rule.fault());
-            }
-        }
+        let fault = rules.iter_mut().find_map(|rule| rule.applies(call).then(|| rule.fault()));
         if fault == Some(Fault::Freeze) {
             self.mode.send_replace(Mode::Frozen);
         }
