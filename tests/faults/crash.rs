@@ -74,6 +74,8 @@ async fn crash_at_each(stage: &mut Stage, done: impl AsyncFn(&Stage)) -> usize {
         crashes += 1;
     }
     stage.proxy.clear();
+    // The end may have come together with one more write.
+    stage.proxy.heal();
     stage.until_nothing_fails().await;
     crashes
 }
@@ -171,6 +173,9 @@ async fn crash_once(stage: &mut Stage, n: usize, done: impl AsyncFn(&Stage)) -> 
         eprintln!("    {n}: {}", call.brief());
         stage.crash().await;
         done(stage).await;
+    } else {
+        // The end may have come together with one more write.
+        stage.proxy.heal();
     }
     stage.until_nothing_fails().await;
     crashed.is_some()

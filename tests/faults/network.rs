@@ -42,16 +42,10 @@ fn swallower(resource: &str) -> String {
     format!("no-{resource}")
 }
 
-/// F3: of the changes that are told, every second is lost, some come together, and every watch
-/// says again and again that its place is too old, while the store's history is compacted.
+/// F3: of the changes that are told, every second is lost, or several come together, until every
+/// watch says that its place is too old, because history was compacted; again and again.
 async fn lossy_watches(stage: &Stage) {
     let etcd = Etcd::of(&stage.sandbox).await;
-    stage.proxy.add(Rule::new(Fault::DropEvents(2)).verb(Verb::Watch).resource("namespaces"));
-    stage.proxy.add(Rule::new(Fault::DropEvents(2)).verb(Verb::Watch).resource("sites"));
-    let merged = Fault::MergeEvents(Duration::from_millis(500));
-    stage.proxy.add(Rule::new(merged).verb(Verb::Watch).resource("apps"));
-    stage.proxy.add(Rule::new(Fault::GoneAfter(3)).verb(Verb::Watch));
-    stage.proxy.reset_all();
     let sites = async {
         futures::future::join_all(SWALLOWED.map(|r| async move {
             stage.make_site(&swallower(r)).await;
@@ -60,15 +54,27 @@ async fn lossy_watches(stage: &Stage) {
         stage.make_site("leader").await;
     };
     let disturbed = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+        // A watch that fails again and again waits for half a minute each time.
+        for _ in 0..2 {
+            for resource in ["sites", "namespaces", "rolebindings"] {
+                let lossy = Rule::new(Fault::DropEvents(2)).verb(Verb::Watch);
+                stage.proxy.add(lossy.resource(resource));
+            }
+            let merged = Fault::MergeEvents(Duration::from_millis(500));
+            stage.proxy.add(Rule::new(merged).verb(Verb::Watch).resource("apps"));
+            stage.proxy.add(Rule::new(Fault::GoneAfter(2)).verb(Verb::Watch));
+            stage.proxy.reset_all();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            // Whoever lost something is told that there is a gap: only then it can know.
+            stage.proxy.clear();
+            stage.proxy.add(Rule::new(Fault::GoneAfter(0)).verb(Verb::Watch).times(30));
             etcd.compact().await;
             stage.proxy.reset_all();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            stage.proxy.clear();
         }
     };
-    tokio::select! { () = sites => {}, () = disturbed => {} }
-    stage.proxy.clear();
-    stage.proxy.reset_all();
+    tokio::join!(sites, disturbed);
     stage.until_nothing_fails().await;
 }
 
@@ -112,8 +118,11 @@ async fn an_old_leader_wakes_up(stage: &mut Stage) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let after = old_proxy.log().split_off(from);
-    let wrote: Vec<String> =
-        after.iter().filter(|c| c.is_write()).map(|c| format!("{} {}", c.brief(), c.code)).collect();
+    let wrote: Vec<String> = after
+        .iter()
+        .filter(|c| c.is_write())
+        .map(|c| format!("{} {}", c.brief(), c.code))
+        .collect();
     assert_eq!(wrote, [""; 0], "of the old leader");
     before.expect_untouched(&stage.snapshot("leader").await, "after the old leader woke up");
     assert_eq!(stage.deleted().len(), 0);
