@@ -149,6 +149,7 @@ async fn write_new_ones() {
             objects: written.manifest.count,
             bytes: written.size,
             keep_until_time: None,
+            contents: None,
         };
         store.enter(&entry).await.unwrap();
         fs::remove_file(folder.join("probe")).unwrap();

@@ -75,6 +75,7 @@ fn listed(backup: &str, written: &Written) -> CatalogueEntry {
         objects: written.manifest.count,
         bytes: written.size,
         keep_until_time: None,
+        contents: None,
     }
 }
 

@@ -32,8 +32,8 @@ pub use deletion_request::{
 };
 pub use reason::Reason;
 pub use restore::{
-    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreSource, RestoreSpec, RestoreStatus,
-    SiteCounts, VerifiedSite,
+    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreIds, RestoreSource, RestoreSpec,
+    RestoreStatus, RestoreStore, SiteCounts, VerifiedSite,
 };
 pub use site::{
     Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site, SiteRestore,

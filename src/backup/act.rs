@@ -1,16 +1,23 @@
 //! Collects a site, writes it to the store and reads it back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::decide::{Facts, Job, Outcome, Result as Made, lost};
-use crate::api::{LastBackup, NamespaceRef, Protection, Reason, Site, VolumeProtection};
+use crate::api::{LastBackup, NamespaceRef, Protection, Reason, Site, VolumeProtection, names};
 use crate::cluster::collect::{Collection, Freshness, collect};
+use crate::cluster::discover::Kinds;
 use crate::cluster::{Context, During, Error, Result, is_not_found};
-use crate::store::{Entry, Expected, Store, StoreError, Written};
+use crate::store::{
+    CataloguedApp, CataloguedKind, Contents, Entry, Expected, Store, StoreError, Written,
+};
+
+/// The kinds were discovered for this backup: no need to ask again.
+const KINDS_MAX_AGE: Duration = Duration::from_secs(900);
 
 /// Makes a backup. Nothing of the site is written.
 pub async fn back_up(ctx: &Context, store: &Store, job: &Job) -> Outcome {
@@ -30,6 +37,8 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         return Err(Outcome::Failed(Reason::EntityNotActive, why));
     }
     let volumes = volumes(ctx, &collection).await.map_err(unseen)?;
+    let kinds = ctx.kinds(KINDS_MAX_AGE).await.map_err(unseen)?;
+    let contents = Some(contents(&collection, &kinds));
     let written = write(store, job, collection).await.map_err(unavailable)?;
     let result = Made {
         location: written.location.clone(),
@@ -51,6 +60,7 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         digest: result.digest.clone(),
         objects: written.manifest.count,
         bytes: written.size,
+        contents,
         ..job.entry.clone()
     };
     store.enter(&entry).await.map_err(unavailable)?;
@@ -67,6 +77,33 @@ fn unseen(error: crate::cluster::Error) -> Outcome {
 
 fn clamp(number: u64) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
+}
+
+/// What the catalogue is to say of the content: which Apps are in it, and which kinds a cluster
+/// must serve to take it.
+fn contents(collection: &Collection, kinds: &Kinds) -> Contents {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut apps = vec![];
+    let mut found = BTreeSet::new();
+    for object in &collection.objects {
+        if object.key.is(names::GROUP, "App") {
+            apps.push(CataloguedApp {
+                id: text(&object.form["spec"]["id"]),
+                namespace: object.key.namespace.clone().unwrap_or_default(),
+                name: object.key.name.clone(),
+            });
+        }
+        let (api_version, kind) = (text(&object.form["apiVersion"]), text(&object.form["kind"]));
+        // Those of the core and of groups without a domain, `apps` for example, every cluster has.
+        if object.key.group.contains('.')
+            && object.key.group != names::GROUP
+            && let Some(served) = kinds.find(&api_version, &kind)
+        {
+            let crd = format!("{}.{}", served.resource.plural, served.resource.group);
+            found.insert(CataloguedKind { api_version, kind, crd });
+        }
+    }
+    Contents { apps, kinds: found.into_iter().collect() }
 }
 
 async fn gather(ctx: &Context, job: &Job) -> Result<Collection> {

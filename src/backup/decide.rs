@@ -168,6 +168,7 @@ fn job(backup: &Backup, site: Identity, live: &Site, now: Time) -> Job {
             objects: 0,
             bytes: 0,
             keep_until_time: backup.spec.keep_until_time,
+            contents: None,
         },
     }
 }

@@ -17,6 +17,7 @@ use super::object::Maker;
 use super::plan::{self, Plan, failure};
 use super::prepare::Prepared;
 use super::site::{self, Attempt};
+use super::taken;
 use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, VerifiedSite, names};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::ObjectKey;
@@ -46,11 +47,11 @@ pub struct Work {
 impl Work {
     pub(super) async fn plan(&self, job: &Job) -> Result<Plan, Attempt> {
         let site =
-            Identity { name: job.name.clone(), uid: job.old_uid.clone(), id: job.id.clone() };
+            Identity { name: job.site().to_owned(), uid: job.old_uid.clone(), id: job.id.clone() };
         let expected = Expected { site, digest: Some(job.backup.digest.clone()) };
         let fail = |reason, why| Attempt::Failed(vec![failure(&job.name, None, reason, why)]);
         match self.store.load(&job.backup.location, expected).await {
-            Ok(archive) => plan::plan(archive, &job.name).ok_or_else(|| {
+            Ok(archive) => plan::plan(archive, job.site()).ok_or_else(|| {
                 fail(Reason::ArchiveInvalid, "the Site is not in its own archive".to_owned())
             }),
             Err(error) if error.may_pass() => {
@@ -66,14 +67,22 @@ impl Work {
     }
 
     pub(super) async fn places(&self, site: &Site, all: &[String]) -> Result<Places, Attempt> {
+        let live = self.namespaces(all).await?;
+        let place = |(name, live): (&String, _)| (name.clone(), living::place(site, name, live));
+        Ok(all.iter().zip(live).map(place).collect())
+    }
+
+    pub(super) async fn namespaces(
+        &self,
+        all: &[String],
+    ) -> Result<Vec<Option<Namespace>>, Attempt> {
         let api: Api<Namespace> = Api::all(self.ctx.client.clone());
-        let mut places = Places::new();
+        let mut found = vec![];
         for name in all {
             let live = api.get_opt(name).await;
-            let live = live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?;
-            places.insert(name.clone(), living::place(site, name, live));
+            found.push(live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?);
         }
-        Ok(places)
+        Ok(found)
     }
 
     pub(super) fn sites(&self) -> Api<Site> {
@@ -86,7 +95,7 @@ impl Work {
 
     pub(super) async fn live(&self, job: &Job) -> Result<Option<Site>, Attempt> {
         self.sites()
-            .get_opt(&job.name)
+            .get_opt(job.site())
             .await
             .map_err(|error| Attempt::Waiting(Reason::Progressing, describe(&error)))
     }
@@ -135,7 +144,10 @@ impl Work {
         done: &AtomicI64,
     ) -> (Attempt, Vec<RestoreFailure>) {
         let mut notices = vec![];
-        let attempt = self.try_attempt(job, prepared, created, done, &mut notices).await;
+        let attempt = match &job.app {
+            Some(part) => self.attempt_app(job, part, created, done, &mut notices).await,
+            None => self.try_attempt(job, prepared, created, done, &mut notices).await,
+        };
         (attempt.unwrap_or_else(|attempt| attempt), notices)
     }
 
@@ -169,12 +181,18 @@ impl Work {
             plan.kept = Some(living::kept(&places));
             plan.before.clone_from(before);
             self.add_late(job, &live, &mut plan).await?;
-            since.clone_from(&self.begun);
+            if before.is_empty() {
+                // A namespace that is taken in may be older than the Site, with its account.
+                since = taken::oldest(self, since, &places).await?;
+            } else {
+                since.clone_from(&self.begun);
+            }
         }
         let maker = self.maker(&kinds, &since);
         if created.is_none() {
             self.tell_site(job, "Creating", 0, prepared.total).await;
             going::let_go(self, &maker, job, &plan, &places).await?;
+            taken::take_in(self, &kinds, job, &mut plan, &places).await?;
             let result = site::create(
                 &maker,
                 job,

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
+use serde_json::Value;
 
 use super::decide::Job;
 use crate::api::{DeletionPhase, NamespaceRef, Reason, Site, names};
+use crate::cluster::form::ObjectKey;
 
 /// How a namespace of a site stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +35,44 @@ pub fn recorded(site: &Site) -> Option<&Vec<NamespaceRef>> {
     Some(&status.namespaces).filter(|namespaces| !namespaces.is_empty())
 }
 
-/// Whether this Site lived before it was restored, in what it has left.
+/// Whether this Site was there before it was restored, in what it has left. One that GitOps has made
+/// anew has nothing left.
 pub fn lives(site: &Site) -> bool {
     recorded(site).is_some()
+}
+
+/// What a restore notes on an unmarked Site that is there: what it has recorded, if only nothing.
+pub fn to_note(site: &Site) -> Option<Vec<NamespaceRef>> {
+    if is_marked(site) {
+        return recorded(site).cloned();
+    }
+    Some(recorded(site).cloned().unwrap_or_default())
+}
+
+/// Why a Site that is there and has never had anything here is not taken for the one that was lost,
+/// where it is not.
+pub fn keeps_to_itself(site: &Site, namespaces: &[Option<Namespace>]) -> Option<&'static str> {
+    let anew = site.annotations().get(names::ANNOTATION_START_EMPTY);
+    if anew.is_some_and(|value| value == "true") {
+        return Some("the Site was told to begin anew, by its annotation reprieve.dev/start-empty");
+    }
+    let own = |namespace: &Option<Namespace>| {
+        namespace.as_ref().is_some_and(|live| {
+            live.metadata.deletion_timestamp.is_none() && belongs_to(live, &site.name_any())
+        })
+    };
+    namespaces.iter().all(own).then_some("the Site lives and has all its namespaces")
+}
+
+/// Whether an object that is in the way is the same entity, made anew by GitOps, or the namespace
+/// that was taken in: it is left as it is, and told, because its spec is not the restore's.
+pub fn is_made_anew(key: &ObjectKey, expected: &Value, live: &Value, site: &str) -> bool {
+    if key.is("", "Namespace") {
+        return live["metadata"]["labels"][names::LABEL_SITE] == site;
+    }
+    key.is(names::GROUP, "App")
+        && live["spec"]["id"].is_string()
+        && live["spec"]["id"] == expected["spec"]["id"]
 }
 
 /// Whether a Restore works on this Site.
@@ -62,7 +99,7 @@ pub fn kept(places: &Places) -> BTreeSet<String> {
 
 /// Why nothing of this Site is restored from that backup, whatever it has lost.
 pub fn refusal(site: &Site, job: &Job) -> Option<(Reason, String)> {
-    let name = &job.name;
+    let name = job.site();
     if site.spec.id != job.id {
         let message = format!(
             "the Site {name} lives and has the id {}; the backup is of the id {}: a backup is only ever restored into its own site",
@@ -112,7 +149,7 @@ pub fn belongs_to(namespace: &Namespace, site: &str) -> bool {
 mod tests {
     use super::*;
     use crate::api::PlanBackup;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn site(id: &str, status: Value) -> Site {
         serde_json::from_value(json!({
@@ -155,6 +192,50 @@ mod tests {
     }
 
     #[test]
+    fn a_site_that_gitops_made_anew() {
+        let empty = site("site-1", json!({}));
+        let own = |owner: &str| {
+            Some(namespace(
+                json!({"name": "acme", "uid": "n", "labels": {"reprieve.dev/site": owner}}),
+            ))
+        };
+        assert_eq!(keeps_to_itself(&empty, &[None, own("acme")]), None);
+        assert_eq!(keeps_to_itself(&empty, &[own("other"), own("acme")]), None);
+        assert!(keeps_to_itself(&empty, &[own("acme"), own("acme")]).is_some());
+        let mut told = empty.clone();
+        let anew = (names::ANNOTATION_START_EMPTY.to_owned(), "true".to_owned());
+        told.metadata.annotations = Some([anew].into());
+        assert!(keeps_to_itself(&told, &[None, None]).unwrap().contains("begin anew"));
+
+        // What is noted of it stays, whoever goes on: nothing lived, and nothing of it is kept.
+        assert_eq!(to_note(&empty), Some(vec![]));
+        let mut marked = empty.clone();
+        marked.metadata.annotations = Some([(names::ANNOTATION_RESTORE.into(), "r".into())].into());
+        assert_eq!(to_note(&marked), None, "a restore has made it");
+        let restore = json!({"restoreRef": {"name": "r"}, "stage": "Queued", "objectsDone": 0, "objectsTotal": 0, "before": []});
+        marked.status = serde_json::from_value(json!({ "restore": restore })).unwrap();
+        assert_eq!((lives(&marked), to_note(&marked)), (true, Some(vec![])));
+    }
+
+    #[test]
+    fn what_gitops_made_anew_is_left_as_it_is() {
+        let app = |id: &str| json!({"apiVersion": "reprieve.dev/v1alpha1", "kind": "App", "metadata": {"name": "a", "namespace": "acme"}, "spec": {"id": id}});
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "acme"}, "spec": {"id": "1"}});
+        let place = |owner: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "acme", "labels": {"reprieve.dev/site": owner}}});
+        let rows = [
+            (app("1"), app("1"), true),
+            (app("1"), app("2"), false),
+            (map.clone(), map, false),
+            (place("acme"), place("acme"), true),
+            (place("acme"), place("other"), false),
+        ];
+        for (expected, live, anew) in rows {
+            let key = ObjectKey::of(&live).unwrap();
+            assert_eq!(is_made_anew(&key, &expected, &live, "acme"), anew, "{live}");
+        }
+    }
+
+    #[test]
     fn what_is_recorded_at_the_end() {
         let all = |of: Value| serde_json::from_value::<Vec<NamespaceRef>>(of).unwrap();
         let old = json!([{"name": "acme", "uid": "a"}, {"name": "acme-jobs", "uid": "j"}]);
@@ -180,6 +261,7 @@ mod tests {
                 keep_until_time: None,
             },
             verified: None,
+            app: None,
         };
         let deletion = |phase: &str| json!({"deletion": {"requestRef": {"name": "r"}, "requestUid": "u", "phase": phase}});
         let rows = [

@@ -19,7 +19,7 @@ impl Work {
         }
         let restore = json!({
             "restoreRef": { "name": self.restore }, "stage": "Queued",
-            "objectsDone": 0, "objectsTotal": total, "before": living::recorded(live),
+            "objectsDone": 0, "objectsTotal": total, "before": living::to_note(live),
         });
         let exact = Exact::of(live);
         let metadata = json!({ "uid": exact.uid, "resourceVersion": exact.resource_version });
@@ -40,7 +40,9 @@ impl Work {
         if self.is_released(job) {
             return Ok(());
         }
-        if let Some(live) = self.ours(job).await?
+        if let Some(part) = &job.app {
+            self.release_app(part, &verified.uid).await?;
+        } else if let Some(live) = self.ours(job).await?
             && live.uid().as_ref() == Some(&verified.uid)
         {
             let namespaces = living::recorded_now(&live, &verified.namespaces);
@@ -58,8 +60,11 @@ impl Work {
         if self.is_released(job) {
             return Ok(());
         }
-        if let Some(live) = self.ours(job).await?
-            && let Some(old) = living::recorded(&live)
+        // An App that is half there stays marked, as a Site that this restore has made.
+        if job.app.is_none()
+            && let Some(live) = self.ours(job).await?
+            // Nor must half of one go into service that had nothing here before.
+            && let Some(old) = living::recorded(&live).filter(|old| !old.is_empty())
         {
             // The note goes last: without it the mark would say that the whole Site was lost.
             self.write_status(&live, json!({ "namespaces": old })).await?;

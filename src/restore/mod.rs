@@ -4,6 +4,9 @@
 //! This room must not overwrite or delete anything that lives.
 
 mod act;
+mod apps;
+mod catalogue;
+mod choose;
 mod compare;
 pub mod decide;
 mod going;
@@ -12,12 +15,15 @@ mod living;
 mod mark;
 mod object;
 mod observe;
+mod part;
 mod plan;
+mod policies;
 mod prepare;
 mod rewrite;
 mod run;
 mod site;
 mod source;
+mod taken;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -64,7 +70,7 @@ async fn reconcile(
     restore: Arc<Restore>,
 ) -> Result<Action> {
     let uid = restore.uid().unwrap_or_default();
-    let Some(mut facts) = observe::observe(&ctx, &restore.name_any()).await? else {
+    let Some(mut facts) = observe::observe(&ctx, &store, &restore.name_any()).await? else {
         remembered.lock().await.remove(&uid);
         return Ok(Action::await_change());
     };
@@ -120,6 +126,13 @@ async fn go_on(
     memories: &mut Memories,
 ) -> Result<Decision> {
     let jobs = &wanted.jobs;
+    if facts.restore.spec.source.store.is_some() {
+        facts.policies = policies::bring_back(work).await?;
+    }
+    if facts.restore.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
+        // What is missing in the cluster is told before anything is created in it.
+        tell(work, facts, wanted, run::standings(jobs, memories)).await?;
+    }
     run::prepare(work, jobs, memories).await;
     tell(work, facts, wanted, run::standings(jobs, memories)).await?;
     let parallelism = usize::try_from(facts.restore.spec.parallelism).unwrap_or(1);

@@ -9,7 +9,7 @@ use crate::cluster::form::ObjectKey;
 
 /// The keys of the owners that this object names. An owner is in the object's own namespace, or
 /// in none.
-fn owner_keys(object: &Value, reference: &Value) -> [Option<ObjectKey>; 2] {
+pub(super) fn owner_keys(object: &Value, reference: &Value) -> [Option<ObjectKey>; 2] {
     let namespace = object["metadata"]["namespace"].as_str();
     [namespace, None].map(|namespace| {
         let metadata = json!({ "name": reference["name"], "namespace": namespace });

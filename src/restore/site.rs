@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::compare::{Cause, differences};
 use super::decide::Job;
+use super::living;
 use super::object::{Made, Maker};
 use super::plan::{Plan, Wanted, failure};
 use super::rewrite;
@@ -132,7 +133,8 @@ pub async fn create(
             // Into a namespace of somebody else nothing goes, whatever was asked for.
             let may_skip = |live: &Value| {
                 let label = &live["metadata"]["labels"][names::LABEL_SITE];
-                skip && (!key.is("", "Namespace") || *label == job.name)
+                (skip || living::is_made_anew(key, &wanted.expected, live, &job.name))
+                    && (!key.is("", "Namespace") || *label == job.name)
             };
             let good = match &made {
                 Made::There(_) | Made::Differently(..) => true,
@@ -141,11 +143,13 @@ pub async fn create(
             };
             match made {
                 Made::Conflict(found, why) if may_skip(&found) => {
-                    live.insert(key.clone(), found);
                     skipped.insert(key.clone());
                     done.fetch_add(1, Ordering::Relaxed);
                     let why = format!("{why}: left as it is");
-                    notices.push(failure(&job.name, object, Reason::Conflict, why));
+                    let anew = living::is_made_anew(key, &wanted.expected, &found, &job.name);
+                    let reason = if anew { Reason::ChangedSince } else { Reason::Conflict };
+                    notices.push(failure(&job.name, object, reason, why));
+                    live.insert(key.clone(), found);
                 }
                 Made::Conflict(_, why) => {
                     let why = format!(

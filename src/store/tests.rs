@@ -82,6 +82,7 @@ pub(super) fn listed(written: &Written) -> CatalogueEntry {
         objects: written.manifest.count,
         bytes: written.size,
         keep_until_time: None,
+        contents: None,
     }
 }
 
@@ -278,6 +279,7 @@ async fn the_store_alone_knows_its_backups() {
         objects: 1,
         bytes: 1,
         keep_until_time: None,
+        contents: None,
     };
     for (id, backup) in [("a/../b", "one"), ("a/../b", "two"), ("b", "one")] {
         store.enter(&enter(id, backup)).await.unwrap();
