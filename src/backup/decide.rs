@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use crate::api::{
     Backup, BackupStatus, Condition, ConditionStatus, ConditionType, Conditions, DeletionPhase,
-    LastBackup, NamespaceRef, Reason, Site, SiteRef, Time, VolumeProtection, names,
+    LastBackup, NamespaceRef, Reason, Site, SiteRef, SiteState, Time, VolumeProtection, names,
 };
 use crate::cluster::Note;
 use crate::store::{CatalogueEntry, Header, Identity, archive, catalogue, layout};
@@ -133,6 +133,13 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
     let deletion = site.status.as_ref().and_then(|s| s.deletion.as_ref());
     if deletion.is_some_and(|d| d.phase == DeletionPhase::Purging) {
         let message = format!("the Site {} is being purged: what is left is not it", identity.name);
+        return refuse(Reason::EntityNotActive, message);
+    }
+    if site.status.as_ref().and_then(|s| s.state) == Some(SiteState::AwaitingRestore) {
+        let message = format!(
+            "the Site {} awaits its restore: a backup of it now would be the newest one, and hold nothing",
+            identity.name
+        );
         return refuse(Reason::EntityNotActive, message);
     }
     if let Some(restore) = site.annotations().get(names::ANNOTATION_RESTORE) {

@@ -27,6 +27,9 @@ use crate::store::{Expected, Identity, Store};
 /// How long a discovery may be reused within a Restore.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(30);
 
+/// How old it may be for a kind that is not in it.
+const KINDS_ASK_AGAIN: Duration = Duration::from_secs(2);
+
 /// What the sites of one Restore share.
 #[derive(Clone)]
 pub struct Work {
@@ -63,6 +66,22 @@ impl Work {
 
     pub(super) async fn kinds(&self) -> Result<Arc<Kinds>, Attempt> {
         let kinds = self.ctx.kinds(KINDS_MAX_AGE).await;
+        kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
+    }
+
+    /// What the cluster serves, asked for again where a kind of this plan is missing: its definition
+    /// may have been installed a moment ago.
+    pub(super) async fn kinds_for(&self, plan: &Plan) -> Result<Arc<Kinds>, Attempt> {
+        let kinds = self.kinds().await?;
+        let word =
+            |object: &Value, field: &str| object[field].as_str().unwrap_or_default().to_owned();
+        let served = |object: &Value| {
+            kinds.find(&word(object, "apiVersion"), &word(object, "kind")).is_some()
+        };
+        if plan.objects.iter().all(|wanted| served(&wanted.expected)) {
+            return Ok(kinds);
+        }
+        let kinds = self.ctx.kinds(KINDS_ASK_AGAIN).await;
         kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
     }
 
@@ -169,7 +188,7 @@ impl Work {
             return Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]));
         }
         let mut plan = self.plan(job).await?;
-        let kinds = self.kinds().await?;
+        let kinds = self.kinds_for(&plan).await?;
         let mut since =
             json!(live.meta().creation_timestamp).as_str().unwrap_or_default().to_owned();
         let mut places = Places::new();

@@ -97,7 +97,7 @@ impl Work {
             return Err(failed(part, Reason::VerifyFailed, why.to_owned()));
         };
         let mut plan = self.plan_app(job, part).await?;
-        let kinds = self.kinds().await?;
+        let kinds = self.kinds_for(&plan).await?;
         let since = json!(live.meta().creation_timestamp);
         let maker = self.maker(&kinds, since.as_str().unwrap_or_default());
         if created.is_none() {

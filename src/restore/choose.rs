@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{PlanBackup, Reason, RestoreFailure, Time};
-use crate::store::{CatalogueEntry, CataloguedApp, Identity, Listing, Purge, StoreError};
+use crate::store::{CatalogueEntry, CataloguedApp, Identity, Listing, Purge, StoreError, layout};
 
 /// So many ids are named in one message.
 const NAMED: usize = 50;
@@ -125,7 +125,7 @@ pub fn sites(
     let mut choice = Choice { failures: refused(&listing.refused), ..Choice::default() };
     for id in ids {
         let Some(entries) = known.get(id.as_str()) else {
-            let (reason, message) = unknown(id, really, "site");
+            let (reason, message) = unknown(id, really, "a site");
             choice.failures.push(failure("", id, reason, message));
             continue;
         };
@@ -149,7 +149,7 @@ pub fn apps(
         }
     }
     let known = by_id(listing);
-    let mut choice = Choice { failures: refused(&listing.refused), ..Choice::default() };
+    let mut choice = Choice::default();
     for id in ids {
         let Some(found) = having.get(id.as_str()) else {
             let (reason, message) = match known.get(id.as_str()).and_then(|all| all.last()) {
@@ -160,7 +160,7 @@ pub fn apps(
                         entry.site.name
                     ),
                 ),
-                None => unknown(id, really, "App"),
+                None => unknown(id, really, "an App"),
             };
             choice.failures.push(failure("", id, reason, message));
             continue;
@@ -171,6 +171,15 @@ pub fn apps(
         };
         choice.take(id, &entries, at, Some(&app));
     }
+    // Only what may hide a backup of one of these is this restore's business.
+    let all = choice.chosen.len() < ids.len();
+    let folders: Vec<String> =
+        choice.chosen.iter().map(|c| format!("{}/", layout::site_folder(&c.site.id))).collect();
+    let concerns = |failure: &RestoreFailure| {
+        let place = failure.object.as_deref().unwrap_or_default();
+        all || folders.iter().any(|folder| place.starts_with(folder))
+    };
+    choice.failures.extend(refused(&listing.refused).into_iter().filter(concerns));
     choice.one_of_each_name();
     choice
 }
@@ -217,10 +226,10 @@ fn left_out_in_words(left_out: &[&Purge]) -> RestoreFailure {
 
 fn unknown(id: &str, really: &HashMap<String, String>, wanted: &str) -> (Reason, String) {
     match really.get(id) {
-        Some(what) => (Reason::EntityTypeMismatch, format!("it is no {wanted}'s id: {what}")),
+        Some(what) => (Reason::EntityTypeMismatch, format!("it is not the id of {wanted}: {what}")),
         None => (
             Reason::UnknownId,
-            format!("the store has no verified backup of a {wanted} with this id"),
+            format!("the store has no verified backup of {wanted} with this id"),
         ),
     }
 }

@@ -167,6 +167,11 @@ fn what_cannot_be_taken_is_told() {
     assert_eq!(chosen(&choice), ["acme-5"]);
     assert_eq!(reasons(&choice.failures), ["CatalogueEntryRefused"]);
     assert_eq!(choice.failures[0].object.as_deref(), Some("sites/s-2/b.json"));
+    // It may hide an App that is not found, and no App that is.
+    all.entries[0].contents = Some(Contents { apps: vec![app("a-1", "shop")], kinds: vec![] });
+    let apps = |id: &str| apps(&ids(&[id]), None, &all, &HashMap::new());
+    assert_eq!(apps("a-1").failures, []);
+    assert_eq!(reasons(&apps("a-2").failures), ["UnknownId", "CatalogueEntryRefused"]);
 }
 
 #[test]

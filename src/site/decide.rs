@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
 
+use super::awaiting::awaits;
 use super::observe::{Count, Facts, NamespaceFacts};
 use super::recreate::decide::stands_still;
 use super::rows::{Account, NamespaceRow};
@@ -43,11 +44,6 @@ pub enum Effect {
 
 /// How long until a Site that waits for somebody is looked at again, though nothing was seen.
 const WAITING: Duration = Duration::from_secs(60);
-
-/// The same for one that awaits its restore, which the store is asked about.
-const AWAITING: Duration = Duration::from_secs(300);
-/// The same while the store does not answer.
-const UNANSWERED: Duration = Duration::from_secs(5);
 
 /// The policy of namespaces that no Site may have: the cluster's own, and ours.
 fn is_system(namespace: &str) -> bool {
@@ -133,31 +129,6 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
         notes.push(Note::normal(reason, message));
     }
     Decision { effects, status, notes, requeue: stalled.then_some(WAITING) }
-}
-
-/// A new Site that the store knows, or may know: not one namespace is made or taken in.
-fn awaits(
-    facts: &Facts,
-    effects: Vec<Effect>,
-    mut status: SiteStatus,
-    (reason, message): (Reason, String),
-    now: Time,
-) -> Decision {
-    let generation = facts.site.metadata.generation;
-    let for_people = reason == Reason::AwaitingRestore;
-    let conditions = &mut status.conditions;
-    let told = conditions.get(ConditionType::Ready).is_some_and(|c| c.reason == reason.as_str());
-    let fails = ConditionStatus::False;
-    conditions.set(ConditionType::Ready, fails, reason, message.clone(), generation, now);
-    conditions.unset(ConditionType::Stalled);
-    // Who waits for people is current: a GitOps tool would wait for it, and hold up the rest.
-    let why = (!for_people).then_some((reason, message.as_str()));
-    conditions.set_abnormal(ConditionType::Reconciling, why, generation, now);
-    let state = if for_people { SiteState::AwaitingRestore } else { SiteState::Degraded };
-    status.state = Some(state);
-    let notes = if told { vec![] } else { vec![Note::warning(reason, message)] };
-    let requeue = Some(if for_people { AWAITING } else { UNANSWERED });
-    Decision { effects, status, notes, requeue }
 }
 
 fn repaired(what: &str) -> Note {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{Site, TargetKind};
 use crate::cluster::Holder;
-use crate::site::known::Known;
+use crate::site::awaiting::Known;
 
 fn site(extra: Value) -> Site {
     let mut site = json!({

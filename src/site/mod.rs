@@ -5,6 +5,7 @@
 
 mod act;
 pub mod app;
+mod awaiting;
 pub mod decide;
 mod fleet;
 mod inventory;
@@ -21,9 +22,10 @@ use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 
+use self::awaiting::Known;
 use self::fleet::Fleet;
 use self::inventory::Inventories;
-use self::known::{Asker, Known};
+use self::known::Asker;
 use crate::api::Site;
 use crate::cluster::{Context, During, Result, Shutdown, Written, drive, write_status};
 use crate::store::Store;

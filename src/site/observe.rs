@@ -3,9 +3,9 @@
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::awaiting::Known;
 use super::fleet::Fleet;
 use super::inventory::Inventories;
-use super::known::Known;
 use super::rows::{Account, NamespaceRow};
 use crate::api::{
     Backup, ConditionType, Conditions, DeletionPhase, Inventory, NamespaceRef, Site, names,

@@ -4,6 +4,7 @@
 #![cfg(feature = "sandbox")]
 
 mod app;
+mod asked;
 mod backup;
 mod bad_input;
 mod demo;
@@ -12,6 +13,7 @@ mod process;
 mod restore;
 mod road;
 mod site;
+mod sources;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;
