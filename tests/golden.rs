@@ -179,6 +179,7 @@ async fn write_new_ones() {
                 first: vec!["ConfigMap/acme/settings".into()],
             }),
             keep_until_time: None,
+            contents: None,
         };
         store.enter(&entry).await.unwrap();
         fs::remove_file(folder.join("probe")).unwrap();

@@ -84,6 +84,7 @@ fn listed(backup: &str, written: &Written) -> CatalogueEntry {
         resource_versions: None,
         changed_objects: None,
         keep_until_time: None,
+        contents: None,
     }
 }
 

@@ -33,8 +33,8 @@ pub use deletion_request::{
 };
 pub use reason::Reason;
 pub use restore::{
-    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreSource, RestoreSpec, RestoreStatus,
-    SiteCounts, VerifiedSite,
+    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreIds, RestoreSource, RestoreSpec,
+    RestoreStatus, RestoreStore, SiteCounts, VerifiedSite,
 };
 pub use site::{
     BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, LastRestore, NamespaceRef,

@@ -77,6 +77,9 @@ reasons! {
     /// Created anew after a delete past the gates.
     Recreated,
 
+    /// The store has backups of the id: a Restore must name it, or it must be told to begin anew.
+    AwaitingRestore,
+
     // Gate 1, scope.
     /// Every id is known and of the declared kind.
     ScopeValid,
@@ -210,6 +213,22 @@ reasons! {
     SeveralBackups,
     /// The request is still deleting.
     RequestStillOpen,
+    /// No backup of the id is as old as was asked for.
+    NoBackupSoEarly,
+    /// The time that was asked for has not come yet.
+    TimeNotCome,
+    /// An entry of the store's catalogue cannot be taken: damaged, unsigned or somebody else's.
+    CatalogueEntryRefused,
+    /// Another site of that name has a newer backup.
+    NameTaken,
+    /// It was purged for a DeletionRequest, and is left out.
+    PurgedOnPurpose,
+    /// It was brought back.
+    Restored,
+    /// A DeletionPolicy could not be brought back, or another one of its name lives.
+    PolicyNotRestored,
+    /// The App lives; nothing of it is touched.
+    AppLives,
     /// The site lives; nothing is overwritten.
     SiteLives,
     /// An object of that name lives and is different; nothing is overwritten.

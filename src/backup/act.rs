@@ -1,18 +1,23 @@
 //! Collects a site, writes it to the store and reads it back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::decide::{Facts, Job, Outcome, Result as Made, lost};
 use crate::api::{
-    ChangedObjects, LastBackup, Protection, ReadVersions, Reason, Site, VolumeProtection,
+    ChangedObjects, LastBackup, Protection, ReadVersions, Reason, Site, VolumeProtection, names,
 };
-use crate::cluster::collect::{Freshness, Walk};
+use crate::cluster::collect::{Collected, Freshness, Walk};
+use crate::cluster::discover::Kinds;
 use crate::cluster::{Context, During, Error, Result};
-use crate::store::{ArchiveWriter, CatalogueEntry, Entry, Expected, Header, Store, StoreError};
+use crate::store::{
+    ArchiveWriter, CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Entry, Expected,
+    Header, Store, StoreError,
+};
 
 /// Makes a backup. Nothing of the site is written.
 pub async fn back_up(ctx: &Context, store: &Store, job: &Job) -> Outcome {
@@ -24,14 +29,15 @@ pub async fn back_up(ctx: &Context, store: &Store, job: &Job) -> Outcome {
 async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome, Outcome> {
     // Before the work, not after it: a store that is away costs one small request.
     store.probe().await.map_err(unavailable)?;
-    let walk = begin(ctx, job).await.map_err(unseen)?;
+    let kinds = ctx.kinds(Duration::ZERO).await.map_err(unseen)?;
+    let walk = begin(ctx, job, &kinds).await.map_err(unseen)?;
     if let Some(why) = lost(&job.recorded, walk.namespaces()) {
         return Err(Outcome::Failed(Reason::EntityNotActive, why));
     }
     let header =
         Header { resource_version: walk.begun_at().map(str::to_owned), ..job.header.clone() };
     let mut writer = store.write(&job.location, &header).map_err(unavailable)?;
-    let read = match write(&mut writer, walk).await {
+    let read = match write(&mut writer, walk, &kinds).await {
         Ok(read) => read,
         Err(outcome) => {
             writer.abort().await;
@@ -64,6 +70,7 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         bytes: written.size,
         resource_versions: Some(result.versions.clone()),
         changed_objects: Some(result.changed.clone()).filter(|changed| changed.count > 0),
+        contents: Some(read.contents),
         ..job.entry.clone()
     };
     store.enter(&entry).await.map_err(unavailable)?;
@@ -82,10 +89,39 @@ fn clamp(number: u64) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
 
-async fn begin(ctx: &Context, job: &Job) -> Result<Walk> {
+/// What the catalogue is to say of the content: which Apps are in it, and which kinds a cluster
+/// must serve to take it.
+#[derive(Default)]
+struct Inventory {
+    apps: Vec<CataloguedApp>,
+    kinds: BTreeSet<CataloguedKind>,
+}
+
+impl Inventory {
+    fn add(&mut self, object: &Collected, kinds: &Kinds) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        if object.key.is(names::GROUP, "App") {
+            self.apps.push(CataloguedApp {
+                id: text(&object.form["spec"]["id"]),
+                namespace: object.key.namespace.clone().unwrap_or_default(),
+                name: object.key.name.clone(),
+            });
+        }
+        // Those of the core and of groups without a domain, `apps` for example, every cluster has.
+        if !object.key.group.contains('.') || object.key.group == names::GROUP {
+            return;
+        }
+        let (api_version, kind) = (text(&object.form["apiVersion"]), text(&object.form["kind"]));
+        if let Some(served) = kinds.find(&api_version, &kind) {
+            let crd = format!("{}.{}", served.resource.plural, served.resource.group);
+            self.kinds.insert(CataloguedKind { api_version, kind, crd });
+        }
+    }
+}
+
+async fn begin(ctx: &Context, job: &Job, kinds: &Kinds) -> Result<Walk> {
     let site = &job.header.site.name;
-    let kinds = ctx.kinds(Duration::ZERO).await?;
-    Walk::begin(&ctx.client, &kinds, site, &job.namespaces, Freshness::Live)
+    Walk::begin(&ctx.client, kinds, site, &job.namespaces, Freshness::Live)
         .await
         .map_err(|error| Error::answer(format!("collect the site {site}"), error))
 }
@@ -95,6 +131,7 @@ struct Read {
     claims: Vec<Claim>,
     versions: ReadVersions,
     changed: ChangedObjects,
+    contents: Contents,
 }
 
 /// A claim and the volume that it names.
@@ -104,9 +141,11 @@ struct Claim {
 }
 
 /// Writes all of a site, and looks what changed meanwhile.
-async fn write(writer: &mut ArchiveWriter, mut walk: Walk) -> Result<Read, Outcome> {
+async fn write(writer: &mut ArchiveWriter, mut walk: Walk, kinds: &Kinds) -> Result<Read, Outcome> {
     let mut claims = vec![];
+    let mut inventory = Inventory::default();
     while let Some(object) = walk.next().await.map_err(unseen)? {
+        inventory.add(&object, kinds);
         if object.key.is("", "PersistentVolumeClaim") {
             let namespace = object.key.namespace.as_deref().unwrap_or_default();
             claims.push(Claim {
@@ -124,7 +163,8 @@ async fn write(writer: &mut ArchiveWriter, mut walk: Walk) -> Result<Read, Outco
         writer.add(&entry).await.map_err(unavailable)?;
     }
     let (versions, changed) = walk.changes().await.map_err(unseen)?;
-    Ok(Read { claims, versions, changed })
+    let contents = Contents { apps: inventory.apps, kinds: inventory.kinds.into_iter().collect() };
+    Ok(Read { claims, versions, changed, contents })
 }
 
 /// How the disk of each claim is protected: kept, when its volume's reclaim policy is `Retain`.

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use crate::api::{
     Backup, BackupStatus, ChangedObjects, Condition, ConditionStatus, ConditionType, Conditions,
-    DeletionPhase, LastBackup, NamespaceRef, ReadVersions, Reason, Site, SiteRef, Time,
+    DeletionPhase, LastBackup, NamespaceRef, ReadVersions, Reason, Site, SiteRef, SiteState, Time,
     VolumeProtection, names,
 };
 use crate::cluster::Note;
@@ -144,6 +144,13 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
         let message = format!("the Site {} is being purged: what is left is not it", identity.name);
         return refuse(Reason::EntityNotActive, message);
     }
+    if site.status.as_ref().and_then(|s| s.state) == Some(SiteState::AwaitingRestore) {
+        let message = format!(
+            "the Site {} awaits its restore: a backup of it now would be the newest one, and hold nothing",
+            identity.name
+        );
+        return refuse(Reason::EntityNotActive, message);
+    }
     if let Some(restore) = site.annotations().get(names::ANNOTATION_RESTORE) {
         let message = format!("waits until the Restore {restore} of the site has ended");
         let mut decision = said(facts, Reason::Restoring, message, now);
@@ -181,6 +188,7 @@ fn job(facts: &Facts, site: Identity, live: &Site, now: Time) -> Job {
             resource_versions: None,
             changed_objects: None,
             keep_until_time: backup.spec.keep_until_time,
+            contents: None,
         },
     }
 }

@@ -27,6 +27,7 @@ fn entry(uid: &str, day: i64, keep: Option<i64>) -> CatalogueEntry {
         resource_versions: None,
         changed_objects: None,
         keep_until_time: keep.map(|keep| at((day + keep) * DAY)),
+        contents: None,
     }
 }
 

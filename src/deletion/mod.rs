@@ -11,6 +11,7 @@ pub mod digest;
 mod fixtures;
 pub mod gates;
 mod hold;
+mod ledger;
 mod observe;
 #[cfg(test)]
 mod past_guard_tests;
@@ -34,6 +35,7 @@ use kube::runtime::watcher;
 
 use crate::api::{Backup, DeletionRequest};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
+use crate::store::Store;
 
 pub use observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
 
@@ -43,15 +45,15 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const CHANGED: Duration = Duration::from_millis(200);
 
 /// Runs the room until shutdown.
-pub async fn run(ctx: Context, down: Shutdown) {
+pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
-        run_requests(ctx.clone(), down.clone()),
-        policy::run(ctx.clone(), down.clone()),
+        run_requests(ctx.clone(), store.clone(), down.clone()),
+        policy::run(ctx.clone(), store, down.clone()),
         watch_guard(ctx, down),
     );
 }
 
-async fn run_requests(ctx: Context, down: Shutdown) {
+async fn run_requests(ctx: Context, ledger: Store, down: Shutdown) {
     let requests: Api<DeserializeGuard<DeletionRequest>> = Api::all(ctx.client.clone());
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());
@@ -65,18 +67,18 @@ async fn run_requests(ctx: Context, down: Shutdown) {
     let controller = controller.reconcile_all_on(ctx.guard.changes());
     let context = ctx.clone();
     drive("deletion", controller, ctx, TIMEOUT, down, move |request| {
-        reconcile(context.clone(), request)
+        reconcile(context.clone(), ledger.clone(), request)
     })
     .await;
 }
 
-async fn reconcile(ctx: Context, request: Arc<DeletionRequest>) -> Result<Action> {
+async fn reconcile(ctx: Context, ledger: Store, request: Arc<DeletionRequest>) -> Result<Action> {
     let Some(facts) = observe::observe(&ctx, &request.name_any()).await? else {
         return Ok(Action::await_change());
     };
     let decision = decide::decide(&facts, ctx.now());
     let written = async {
-        act::act(&ctx, &facts, &decision.effects).await?;
+        act::act(&ctx, &ledger, &facts, &decision.effects).await?;
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.

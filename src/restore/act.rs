@@ -20,6 +20,7 @@ use super::object::Maker;
 use super::plan::{Plan, failure};
 use super::prepare::Prepared;
 use super::site::{self, Attempt, Progress};
+use super::taken;
 use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, Time, names};
 use crate::cluster::discover::Kinds;
 use crate::cluster::{Context, Result, describe};
@@ -27,6 +28,9 @@ use crate::store::{ArchiveReader, Expected, Identity, RawEntry, Store, StoreErro
 
 /// How long a discovery may be reused within a Restore.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(30);
+
+/// How old it may be for a kind that is not in it.
+const KINDS_ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the sites of one Restore share.
 #[derive(Clone)]
@@ -53,7 +57,7 @@ impl Work {
     /// Begins to read a site's archive.
     pub(super) async fn open(&self, job: &Job) -> Result<ArchiveReader, Attempt> {
         let site =
-            Identity { name: job.name.clone(), uid: job.old_uid.clone(), id: job.id.clone() };
+            Identity { name: job.site().to_owned(), uid: job.old_uid.clone(), id: job.id.clone() };
         let expected = Expected { site, digest: Some(job.backup.digest.clone()) };
         let reader = self.store.read(&job.backup.location, expected).await;
         reader.map_err(|error| self.unreadable(job, &error))
@@ -82,7 +86,7 @@ impl Work {
     /// created of an archive that was not verified as a whole.
     pub(super) async fn plan(&self, job: &Job) -> Result<Plan, Attempt> {
         let mut reader = self.open(job).await?;
-        let mut indexing = Indexing::new(&job.name);
+        let mut indexing = Indexing::new(job.site());
         while let Some(entry) =
             reader.next_raw().await.map_err(|error| self.unreadable(job, &error))?
         {
@@ -92,7 +96,7 @@ impl Work {
             let why = "the Site is not in its own archive".to_owned();
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
-        Ok(Plan::new(&job.name, Arc::new(index)))
+        Ok(Plan::new(job.site(), Arc::new(index)))
     }
 
     /// Whether what lives and is different is left as it is.
@@ -105,15 +109,37 @@ impl Work {
         kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
     }
 
+    /// What the cluster serves, asked for again where a kind of this plan is missing: its definition
+    /// may have been installed a moment ago.
+    /// What the cluster serves, asked again if a kind of the plan seems to be missing: its
+    /// CustomResourceDefinition may have come a moment ago.
+    pub(super) async fn kinds_for(&self, plan: &Plan) -> Result<Arc<Kinds>, Attempt> {
+        let kinds = self.kinds().await?;
+        let served = |api_version: &str, kind: &str| kinds.find(api_version, kind).is_some();
+        if plan.items().all(|(key, item)| served(&item.api_version, &key.kind)) {
+            return Ok(kinds);
+        }
+        let kinds = self.ctx.kinds(KINDS_ASK_AGAIN).await;
+        kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
+    }
+
     pub(super) async fn places(&self, site: &Site, all: &[String]) -> Result<Places, Attempt> {
+        let live = self.namespaces(all).await?;
+        let place = |(name, live): (&String, _)| (name.clone(), living::place(site, name, live));
+        Ok(all.iter().zip(live).map(place).collect())
+    }
+
+    pub(super) async fn namespaces(
+        &self,
+        all: &[String],
+    ) -> Result<Vec<Option<Namespace>>, Attempt> {
         let api: Api<Namespace> = Api::all(self.ctx.client.clone());
-        let mut places = Places::new();
+        let mut found = vec![];
         for name in all {
             let live = api.get_opt(name).await;
-            let live = live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?;
-            places.insert(name.clone(), living::place(site, name, live));
+            found.push(live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?);
         }
-        Ok(places)
+        Ok(found)
     }
 
     pub(super) fn sites(&self) -> Api<Site> {
@@ -127,7 +153,7 @@ impl Work {
 
     pub(super) async fn live(&self, job: &Job) -> Result<Option<Site>, Attempt> {
         self.sites()
-            .get_opt(&job.name)
+            .get_opt(job.site())
             .await
             .map_err(|error| Attempt::Waiting(Reason::Progressing, describe(&error)))
     }
@@ -170,14 +196,17 @@ impl Work {
         done: &AtomicI64,
     ) -> (Attempt, Vec<RestoreFailure>) {
         let mut plan = match progress.index.clone() {
-            Some(index) => Plan::new(&job.name, index),
+            Some(index) => Plan::new(job.site(), index),
             None => match self.plan(job).await {
                 Ok(plan) => plan,
                 Err(attempt) => return (attempt, vec![]),
             },
         };
         progress.index = Some(plan.index.clone());
-        let attempt = self.try_attempt(job, prepared, progress, done, &mut plan).await;
+        let attempt = match &job.app {
+            Some(part) => self.attempt_app(job, part, progress, done, &mut plan).await,
+            None => self.try_attempt(job, prepared, progress, done, &mut plan).await,
+        };
         (attempt.unwrap_or_else(|attempt| attempt), plan.notices)
     }
 
@@ -198,7 +227,7 @@ impl Work {
             let why = "the mark of this Restore was taken off the Site".to_owned();
             return Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]));
         }
-        let kinds = self.kinds().await?;
+        let kinds = self.kinds_for(plan).await?;
         let mut since =
             json!(live.meta().creation_timestamp).as_str().unwrap_or_default().to_owned();
         let mut places = Places::new();
@@ -216,6 +245,7 @@ impl Work {
         if progress.created.is_none() {
             self.stages.set(&job.name, "Creating");
             going::let_go(self, &maker, job, plan, &places).await?;
+            taken::take_in(self, &maker, job, plan, &places).await?;
             let seen =
                 if prepared.fresh { HashMap::new() } else { site::seen(&maker, plan).await? };
             let made = create::create(self, &maker, job, plan, &seen, done).await?;

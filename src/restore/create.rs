@@ -190,15 +190,21 @@ impl<'a> Creating<'a> {
     /// Notes what became of an object.
     fn take(&mut self, key: ObjectKey, made: Made) {
         let namespace = key.is("", "Namespace");
-        // Into a namespace of somebody else nothing goes, whatever was asked for.
-        let may_skip =
-            |live: &Live| self.skip && (!namespace || live.site.as_deref() == Some(&self.job.name));
+        // What GitOps has made anew of the site itself is left as it is: its spec is not the
+        // restore's. Into a namespace of somebody else nothing goes, whatever was asked for.
+        let id = self.plan.item(&key).and_then(|item| item.id.clone());
+        let anew = |live: &Live| namespace || (id.is_some() && live.id == id);
+        let may_skip = |live: &Live| {
+            (self.skip || anew(live))
+                && (!namespace || live.site.as_deref() == Some(self.job.site()))
+        };
         match made {
             Made::Conflict(live, why) if may_skip(&live) => {
+                let reason = if anew(&live) { Reason::ChangedSince } else { Reason::Conflict };
                 self.note(&key, live, false);
                 self.left.insert(key.clone());
                 let why = format!("{why}: left as it is");
-                self.notices.push(self.plan.notice(&key, Reason::Conflict, why));
+                self.notices.push(self.plan.notice(&key, reason, why));
             }
             Made::There(live) => self.note(&key, live, true),
             Made::Differently(live, reason, why) => {

@@ -9,6 +9,9 @@ use crate::api::{
 };
 use crate::cluster::Note;
 
+use super::catalogue::Unchosen;
+use super::choose::Choice;
+use super::part::AppPart;
 use super::source::{self, Source};
 
 /// What a decision about a Restore is made from.
@@ -20,6 +23,17 @@ pub struct Facts {
     pub request: Option<DeletionRequest>,
     /// The Backups that it names, in that order; None: it is not there.
     pub backups: Vec<(String, Option<Backup>)>,
+    /// What it takes from the store's catalogue, if it does.
+    pub choice: Option<Result<Choice, Unchosen>>,
+    /// What came of the DeletionPolicies, where they are restored too.
+    pub policies: Vec<RestoreFailure>,
+}
+
+impl Facts {
+    /// Of a Restore that names nothing else.
+    pub fn of(restore: Restore) -> Self {
+        Self { restore, request: None, backups: vec![], choice: None, policies: vec![] }
+    }
 }
 
 /// What to do.
@@ -49,6 +63,15 @@ pub struct Job {
     pub backup: PlanBackup,
     /// What was verified before, in this very Restore, and does not say so itself.
     pub verified: Option<VerifiedSite>,
+    /// Only this App of the site, which lives; then `name` is the App's, as `namespace/name`.
+    pub app: Option<AppPart>,
+}
+
+impl Job {
+    /// Name of the Site whose archive it is.
+    pub fn site(&self) -> &str {
+        self.app.as_ref().map_or(&self.name, |part| &part.site)
+    }
 }
 
 /// How a site of a Restore stands.
@@ -127,6 +150,7 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
         conditions: old.conditions.clone(),
         start_time: old.start_time.or(Some(now)),
         verified_sites: old.verified_sites.clone(),
+        notices: source::notices(facts),
         ..Default::default()
     };
     let mut counts = SiteCounts { total: len(sites), ..Default::default() };
@@ -166,6 +190,7 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
     if old.start_time.is_none() {
         let note = format!("sites: {}, objects: {}", counts.total, objects.total);
         notes.push(Note::normal(Reason::Restoring, note));
+        notes.extend(source::notes(facts));
     }
     notes.extend(new_failures(&old, &status));
     let progress = format!("{} of {} sites verified", counts.verified, counts.total);

@@ -22,6 +22,8 @@ fn facts(status: Option<Value>) -> Facts {
         restore: serde_json::from_value(restore).unwrap(),
         request: request.map(|request| serde_json::from_value(request).unwrap()),
         backups: vec![],
+        choice: None,
+        policies: vec![],
     }
 }
 

@@ -37,6 +37,12 @@ pub fn digest_without_owners(object: &mut Value) -> Digest {
     digest(&object_digest(object))
 }
 
+/// The platform's id of an App. None: it is no App.
+pub fn app_id(object: &Value) -> Option<String> {
+    let id = rewrite::is(object, names::GROUP, "App").then(|| object["spec"]["id"].as_str())?;
+    id.map(str::to_owned)
+}
+
 /// What is kept of an object.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -56,6 +62,8 @@ pub struct Item {
     pub rewritten: bool,
     /// Digest of its field owners, where they are to be put back.
     pub fields: Option<Digest>,
+    /// The platform's id, of an App.
+    pub id: Option<String>,
 }
 
 impl Item {
@@ -73,12 +81,14 @@ impl Item {
             rewritten: false,
             fields: rewrite::field_owners(entry)
                 .map(|fields| digest(&digest_of(json!(fields).to_string().as_bytes()))),
+            id: None,
         };
         // Most objects are sent as they are, and need not be looked into.
         let special = ["Namespace", "PersistentVolumeClaim", "Site", "App"];
         let special = special.contains(&entry.key.kind.as_str());
         if special || text.contains("\"ownerReferences\"") {
             let mut object = entry.object();
+            item.id = app_id(&object);
             rewrite::mark_namespace(&mut object, site);
             if let Some(owners) = object["metadata"]["ownerReferences"].as_array() {
                 item.owners.clone_from(owners);
@@ -131,7 +141,6 @@ pub struct Index {
 impl Index {
     /// An App, what its manifests name and what these own: what goes when the App is purged. Empty:
     /// the App is not in the archive.
-    #[allow(dead_code, reason = "for Restores of single Apps")]
     pub fn part_of(&self, app: &ObjectKey) -> HashSet<ObjectKey> {
         let Some(named) = self.apps.get(app) else { return HashSet::new() };
         let mut part: HashSet<ObjectKey> = named.iter().chain([app]).cloned().collect();

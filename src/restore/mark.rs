@@ -52,7 +52,7 @@ impl Work {
             return Ok(());
         }
         let mut restore = self.note(job, "Queued", 0, total);
-        restore["before"] = json!(living::recorded(live));
+        restore["before"] = json!(living::to_note(live));
         restore["place"] = Value::Null;
         restore["places"] = Value::Null;
         let exact = Exact::of(live);
@@ -78,6 +78,10 @@ impl Work {
     /// Says on the Site that it is queued, and at which place of how many. On one that was just
     /// created this is the whole status, in the words that its reconciler would find.
     pub async fn tell_place(&self, job: &Job, prepared: &Prepared) -> kube::Result<()> {
+        // The Site of an App goes on, and waits for nothing.
+        if job.app.is_some() {
+            return Ok(());
+        }
         let mut restore = self.note(job, "Queued", 0, prepared.total);
         let (place, places) = prepared.place.unzip();
         restore["place"] = json!(place);
@@ -104,6 +108,9 @@ impl Work {
 
     /// Says on the Site where it stands. For people: a failure is only logged.
     pub async fn tell_stage(&self, job: &Job, stage: &str, done: i64, total: i64) {
+        if job.app.is_some() {
+            return;
+        }
         let status = json!({ "restore": self.note(job, stage, done, total) });
         if let Err(error) = patch_status(&self.sites(), &job.name, json!({}), status).await {
             tracing::warn!(site = job.name, %error, "cannot tell a Site where its restore stands");
@@ -114,6 +121,9 @@ impl Work {
     /// same write it notes that this Restore has verified it: whoever goes on after a crash finds it
     /// there.
     pub async fn release(&self, job: &Job, verified: &VerifiedSite) -> kube::Result<()> {
+        if let Some(part) = &job.app {
+            return self.release_app(part, &verified.uid).await;
+        }
         if let Some(live) = ours(&self.sites(), &job.name, &self.restore).await?
             && live.uid().as_ref() == Some(&verified.uid)
         {
@@ -131,6 +141,9 @@ impl Work {
 
     /// Takes the mark off a Site that was released by an operator which was stopped before this.
     pub async fn unmark_released(&self, job: &Job) -> kube::Result<()> {
+        if job.app.is_some() {
+            return Ok(());
+        }
         match ours(&self.sites(), &job.name, &self.restore).await? {
             Some(live) => unmark(&self.sites(), &live).await,
             None => Ok(()),
@@ -144,6 +157,10 @@ impl Work {
         failures: &[RestoreFailure],
         objects: (i64, i64),
     ) -> kube::Result<()> {
+        // An App that is half there stays marked, as a Site that this restore has made.
+        if job.app.is_some() {
+            return Ok(());
+        }
         let why = failures.first().map(|failure| match &failure.object {
             Some(object) => format!("{object}: {}", failure.message),
             None => failure.message.clone(),
@@ -164,7 +181,8 @@ pub async fn give_up(
     objects: Option<(i64, i64)>,
 ) -> kube::Result<()> {
     let Some(live) = ours(sites, name, restore).await? else { return Ok(()) };
-    if let Some(old) = living::recorded(&live) {
+    // Nor must half of one go into service that had nothing here before.
+    if let Some(old) = living::recorded(&live).filter(|old| !old.is_empty()) {
         // The note goes last: without it the mark would say that the whole Site was lost.
         write_status(sites, &live, json!({ "namespaces": old })).await?;
         unmark(sites, &live).await?;

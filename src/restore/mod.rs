@@ -4,7 +4,10 @@
 //! This room must not overwrite or delete anything that lives.
 
 mod act;
+mod apps;
 mod budget;
+mod catalogue;
+mod choose;
 mod compare;
 mod create;
 pub mod decide;
@@ -20,13 +23,16 @@ mod object;
 mod observe;
 mod orphans;
 mod owners;
+mod part;
 mod plan;
+mod policies;
 mod prepare;
 mod queue;
 mod rewrite;
 mod run;
 mod site;
 mod source;
+mod taken;
 mod volume;
 
 use std::collections::HashMap;
@@ -93,7 +99,7 @@ pub async fn run(ctx: Context, store: Store, down: Shutdown) {
 async fn reconcile(room: Room, restore: Arc<Restore>) -> Result<Action> {
     let ctx = &room.ctx;
     let uid = restore.uid().unwrap_or_default();
-    let Some(mut facts) = observe::observe(ctx, &restore.name_any()).await? else {
+    let Some(mut facts) = observe::observe(ctx, &room.store, &restore.name_any()).await? else {
         return Ok(Action::await_change());
     };
     let (jobs, failed) = match decide::decide(&facts, ctx.now()) {
@@ -183,6 +189,13 @@ impl Room {
         kept: &Kept,
         memories: &mut Memories,
     ) -> Result<Option<Decision>> {
+        if facts.restore.spec.source.store.is_some() {
+            facts.policies = policies::bring_back(work).await?;
+        }
+        if facts.restore.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
+            // What is missing in the cluster is told before anything is created in it.
+            self.tell(facts, wanted, kept, memory::standings(&wanted.jobs, memories)).await?;
+        }
         let gate = Gate::default();
         let mut gated = work.clone();
         gated.ctx.client = gate.client(&work.ctx.client);
@@ -215,7 +228,7 @@ impl Room {
         result?;
         if gate.is_closed() {
             // What it says now: cancelled, or gone.
-            let Some(now) = observe::observe(&self.ctx, &work.restore).await? else {
+            let Some(now) = observe::observe(&self.ctx, &self.store, &work.restore).await? else {
                 return Ok(None);
             };
             if now.restore.uid().as_deref() != Some(&work.uid) {

@@ -13,7 +13,7 @@ use super::compare::{
     Cause, Difference, created_by_us, differences, explain_by_admission, is_bare,
     lacks_field_owners, without_addresses,
 };
-use super::index::Item;
+use super::index::{Item, app_id};
 use super::rewrite;
 use crate::api::{Reason, names};
 use crate::cluster::discover::{Kind, Kinds};
@@ -59,6 +59,8 @@ pub struct Live {
     pub lacks_fields: bool,
     /// The Site whose namespace it says that it is.
     pub site: Option<String>,
+    /// The platform's id, of an App.
+    pub id: Option<String>,
 }
 
 impl Live {
@@ -76,6 +78,7 @@ impl Live {
             lacks_owners: owners.map_or(&[][..], Vec::as_slice) != item.owners,
             lacks_fields: created_by_us(live, since) && lacks_field_owners(live),
             site: metadata["labels"][names::LABEL_SITE].as_str().map(str::to_owned),
+            id: app_id(live),
         }
     }
 }
@@ -102,6 +105,7 @@ impl Answer {
             lacks_owners: true,
             lacks_fields: true,
             site: None,
+            id: None,
         }
     }
 }
@@ -220,7 +224,7 @@ impl Maker<'_> {
         match result {
             Ok(answer) => {
                 if key.is("", "Namespace") {
-                    self.is_own(key);
+                    self.is_own(&key.name);
                 }
                 match notice {
                     Some(notice) => Made::Differently(answer.created(), Reason::Reassigned, notice),
@@ -271,7 +275,7 @@ impl Maker<'_> {
         let seen = Live::of(&live, wanted.item, self.since);
         if found.is_empty() {
             if ours && key.is("", "Namespace") {
-                self.is_own(key);
+                self.is_own(&key.name);
             }
             return Made::There(seen);
         }
@@ -286,9 +290,10 @@ impl Maker<'_> {
         Made::Conflict(seen, format!("it lives and is different in {}", fields.join(", ")))
     }
 
-    fn is_own(&self, namespace: &ObjectKey) {
+    /// Notes that everything in this namespace came after this restore, or after the loss.
+    pub fn is_own(&self, namespace: &str) {
         if let Ok(mut own) = self.own.lock() {
-            own.insert(namespace.name.clone());
+            own.insert(namespace.to_owned());
         }
     }
 

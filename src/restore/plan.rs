@@ -44,7 +44,6 @@ impl Plan {
     }
 
     /// Leaves out everything but these objects.
-    #[allow(dead_code, reason = "for Restores of single Apps")]
     pub fn restrict(&mut self, only: HashSet<ObjectKey>) {
         self.only = Some(only);
     }
@@ -142,6 +141,11 @@ impl Plan {
     pub fn notice(&self, key: &ObjectKey, reason: Reason, message: String) -> RestoreFailure {
         let api_version = self.item(key).map(|item| item.api_version.clone()).unwrap_or_default();
         notice(&self.name, key, &api_version, reason, message)
+    }
+
+    /// An object as notices name it.
+    pub fn in_words(&self, key: &ObjectKey) -> Option<String> {
+        self.notice(key, Reason::Ready, String::new()).object
     }
 
     /// Whether a live object is what it is to be. With `owners`, its owner references too.

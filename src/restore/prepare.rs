@@ -56,6 +56,8 @@ impl Work {
     /// # Errors
     /// A list that fails.
     pub async fn census(&self, jobs: &[&Job]) -> Result<Census> {
+        // Apps are asked for one by one.
+        let jobs: Vec<&Job> = jobs.iter().copied().filter(|job| job.app.is_none()).collect();
         let wanted: std::collections::HashSet<&str> = jobs.iter().map(|j| &*j.name).collect();
         let mut sites = HashMap::new();
         let mut page = ListParams::default().limit(PAGE);
@@ -84,7 +86,11 @@ impl Work {
 
     /// Creates the Site, marked as being restored, once its archive is known to be whole.
     pub async fn prepare(&self, job: &Job, live: Option<Site>, census: &Census) -> Preparation {
-        match self.try_prepare(job, live, census).await {
+        let prepared = match &job.app {
+            Some(part) => self.prepare_app(job, part).await,
+            None => self.try_prepare(job, live, census).await,
+        };
+        match prepared {
             Ok(preparation) => preparation,
             Err(attempt) => Preparation::Ended(attempt),
         }
@@ -119,7 +125,8 @@ impl Work {
         })?;
         let total = plan.total();
         if let Some(live) = live {
-            if living::lives(&live) {
+            // One that is there and empty is taken as it is: its spec is GitOps's.
+            if living::lives(&live) || !living::is_marked(&live) {
                 self.can_give(job, &live, &plan).await?;
             }
             let marked = self.mark(&live, job, total).await;
@@ -192,16 +199,17 @@ impl Work {
 
     /// A Site that lives and has all its namespaces needs no restore.
     async fn has_lost_something(&self, job: &Job, live: &Site) -> Result<(), Attempt> {
-        let whole = living::lives(live) && {
+        let why = if living::lives(live) {
             let places = self.places(live, &live.namespace_names()).await?;
-            places.values().all(|place| *place == Place::Kept)
+            let whole = places.values().all(|place| *place == Place::Kept);
+            whole.then_some("the Site lives and has all its namespaces")
+        } else {
+            let namespaces = self.namespaces(&live.namespace_names()).await?;
+            living::keeps_to_itself(live, &namespaces)
         };
-        if whole || !living::lives(live) {
-            let why = "the Site lives and has all its namespaces: nothing of it is touched";
-            let failure = failure(&job.name, None, Reason::SiteLives, why.to_owned());
-            return Err(Attempt::Failed(vec![failure]));
-        }
-        Ok(())
+        let Some(why) = why else { return Ok(()) };
+        let why = format!("{why}: nothing of it is touched");
+        Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]))
     }
 
     /// What a Site that lives has lost must be in the archive, and must still be its own.

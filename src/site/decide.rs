@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
 
+use super::awaiting::awaits;
 use super::observe::{Count, Facts, NamespaceFacts};
 use super::recreate::decide::stands_still;
 use super::rows::{Account, NamespaceRow};
@@ -79,6 +80,11 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
         effects.push(Effect::AddFinalizer);
     }
     let mut problems: Vec<Problem> = duplicate(facts).into_iter().collect();
+    if problems.is_empty()
+        && let Some((reason, message)) = facts.known.waits(&facts.site)
+    {
+        return awaits(facts, effects, status, (reason, message), now);
+    }
     // An id that two entities have must not lead to a second set of namespaces.
     if problems.is_empty() {
         problems.extend(missing_policy(facts));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{Site, TargetKind};
 use crate::cluster::Holder;
+use crate::site::awaiting::Known;
 
 fn site(extra: Value) -> Site {
     let mut site = json!({
@@ -48,6 +49,7 @@ fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
         policy_exists: true,
         role_exists: true,
         newest_backup: None,
+        known: Known::NotAsked,
         count: Count::Fits,
         repaired: vec![],
     }
@@ -298,4 +300,50 @@ fn an_account_that_lost_its_rights_is_told_or_repaired() {
     let mut no_role = facts(recorded(), ours());
     no_role.role_exists = false;
     assert_eq!(ready_reason(&decide(&no_role, at(0))), "AccountChanged");
+}
+
+#[test]
+fn a_new_site_that_the_store_knows_sets_nothing_up() {
+    let backups = || Known::Backups {
+        name: "acme".into(),
+        backup: "nightly".into(),
+        time: at(0),
+        objects: 7,
+        purged_by: None,
+    };
+    let unclear = || Known::Unclear("it is not signed".into());
+    let unanswered = || Known::Unanswered("no route".into());
+    let (awaiting, degraded) = (Some(SiteState::AwaitingRestore), Some(SiteState::Degraded));
+    let rows = [
+        (backups(), awaiting, "AwaitingRestore", false),
+        (unclear(), awaiting, "AwaitingRestore", false),
+        (unanswered(), degraded, "StoreUnavailable", true),
+    ];
+    for (known, state, reason, working) in rows {
+        for finalizers in [json!([]), json!([names::FINALIZER])] {
+            let absent =
+                NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
+            let fenced = finalizers != json!([]);
+            let mut facts =
+                facts(site(json!({ "metadata": { "finalizers": finalizers } })), absent);
+            facts.known = known.clone();
+            let decision = decide(&facts, at(0));
+            let fence: &[Effect] = if fenced { &[] } else { &[Effect::AddFinalizer] };
+            assert_eq!(decision.effects, fence, "nothing but the fence");
+            assert_eq!((decision.status.state, ready_reason(&decision)), (state, reason));
+            let conditions = &decision.status.conditions;
+            assert_eq!(conditions.is_true(ConditionType::Reconciling), working);
+            assert!(!conditions.is_true(ConditionType::Stalled));
+            assert!(decision.requeue.is_some());
+            let said = &conditions.get(ConditionType::Ready).unwrap().message;
+            assert!(said.contains("kubectl annotate site acme reprieve.dev/start-empty=true"));
+            assert_eq!(said.contains("{\"sites\":{\"ids\":[\"site-1\"]}}"), known == backups());
+        }
+    }
+    for known in [Known::No, Known::NotAsked] {
+        let absent = NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
+        let mut facts = facts(site(json!({})), absent);
+        facts.known = known;
+        assert!(decide(&facts, at(0)).effects.contains(&Effect::CreateNamespace("acme".into())));
+    }
 }

@@ -46,7 +46,48 @@ pub struct CatalogueEntry {
     /// Until when it is kept at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_until_time: Option<Time>,
+    /// What must be known of it without reading it. Absent: an older operator made the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<Contents>,
 }
+
+/// What is in an archive, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contents {
+    /// The Apps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apps: Vec<CataloguedApp>,
+    /// The kinds of the objects, the core ones left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<CataloguedKind>,
+}
+
+/// An App in an archive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CataloguedApp {
+    /// The platform's id.
+    pub id: String,
+    /// Namespace of the App.
+    pub namespace: String,
+    /// Name of the App.
+    pub name: String,
+}
+
+/// A kind of which an archive has objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CataloguedKind {
+    /// API group and version. Example: `cert-manager.io/v1`.
+    pub api_version: String,
+    /// Kind. Example: `Certificate`.
+    pub kind: String,
+    /// The CustomResourceDefinition that would serve it. Example: `certificates.cert-manager.io`.
+    pub crd: String,
+}
+
+/// Entries that are read at the same time.
+const READING: usize = 32;
 
 /// What a look at the catalogue gives.
 #[derive(Debug, Default)]
@@ -109,6 +150,16 @@ impl Store {
         Ok(found.into_iter().filter(|entry| entry.site.id == site_id).collect())
     }
 
+    /// What the catalogue has of the site with this id, and what of it cannot be taken and why.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub async fn listing_of(&self, site_id: &str) -> Result<Listing, StoreError> {
+        let mut found = self.listing(&layout::site_folder(site_id)).await?;
+        found.entries.retain(|entry| entry.site.id == site_id);
+        Ok(found)
+    }
+
     /// Every backup of every site, oldest first. Entries that cannot be read are told in the log
     /// and left out.
     ///
@@ -129,27 +180,52 @@ impl Store {
     pub(super) async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
         let mut found = Listing::default();
-        let mut files = self.objects.list(Some(&Path::from(folder)));
-        while let Some(file) = files.try_next().await.map_err(unreadable)? {
-            let location = file.location.as_ref();
-            if !location.ends_with(".json") {
-                continue;
-            }
-            let bytes = match self.objects.get(&file.location).await {
-                Ok(result) => result.bytes().await.map_err(unreadable)?,
-                // Gone since it was listed.
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => return Err(unreadable(error)),
-            };
-            match self.entry(location, &bytes) {
-                Ok(entry) => found.entries.push(entry),
-                Err(damage) => {
-                    found.refused.push(StoreError::Entry { location: location.to_owned(), damage });
-                }
+        let files = self.objects.list(Some(&Path::from(folder)));
+        let mut entries = files
+            .map_ok(|file| self.entry_at(file.location))
+            .try_buffer_unordered(READING)
+            .map_err(unreadable);
+        while let Some(read) = entries.try_next().await? {
+            match read {
+                Some(Ok(entry)) => found.entries.push(entry),
+                Some(Err(error)) => found.refused.push(error),
+                None => {}
             }
         }
+        if found.entries.is_empty() && found.refused.is_empty() {
+            self.is_there().await?;
+        }
+        found.refused.sort_by_cached_key(ToString::to_string);
         found.entries.sort_by(|a, b| (a.time, &a.location).cmp(&(b.time, &b.location)));
         Ok(found)
+    }
+
+    /// The entry at this place. None: it is no entry, or gone since it was listed.
+    async fn entry_at(
+        &self,
+        path: Path,
+    ) -> object_store::Result<Option<Result<CatalogueEntry, StoreError>>> {
+        let location = path.as_ref();
+        if !location.ends_with(".json") {
+            return Ok(None);
+        }
+        let bytes = match self.objects.get(&path).await {
+            Ok(result) => result.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let bad = |damage| StoreError::Entry { location: location.to_owned(), damage };
+        Ok(Some(self.entry(location, &bytes).map_err(bad)))
+    }
+
+    /// The catalogue entry of the archive at this place. None: there is none.
+    ///
+    /// # Errors
+    /// A store that cannot be read, and an entry that cannot be taken.
+    pub async fn entry_of(&self, archive: &str) -> Result<Option<CatalogueEntry>, StoreError> {
+        let path = Path::from(layout::catalogue_entry(archive));
+        let read = self.entry_at(path).await;
+        read.map_err(|error| StoreError::unreadable(&self.url, error))?.transpose()
     }
 
     /// The entry in these bytes, which lie at this place.

@@ -55,6 +55,32 @@ pub fn record_closed(uid: &str) -> String {
     format!("{RECORDS}/{}{CLOSED_SUFFIX}", segment(uid))
 }
 
+/// The folder of what was purged.
+pub const PURGES: &str = "ledger/purged";
+
+/// The folder of what was purged of this id.
+pub fn purges_of(id: &str) -> String {
+    format!("{PURGES}/{}", segment(id))
+}
+
+/// Where it says that the entity with this id and UID was purged.
+pub fn purge(id: &str, uid: &str) -> String {
+    format!("{}/{}.json", purges_of(id), segment(uid))
+}
+
+/// The folder of the DeletionPolicies.
+pub const POLICIES: &str = "policies";
+
+/// Where the DeletionPolicy of this name and UID lies.
+pub fn policy(name: &str, uid: &str) -> String {
+    format!("{POLICIES}/{}/{}.json", segment(name), segment(uid))
+}
+
+/// Where the choice of the Restore with this UID lies.
+pub fn choice(restore_uid: &str) -> String {
+    format!("restores/{}.json", segment(restore_uid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,9 @@
 //! sites/<id>/<backup>.<uid>.<attempt>.jsonl.zst   an archive, see [`archive`]
 //! sites/<id>/<backup>.<uid>.<attempt>.json        its catalogue entry, once it was read back
 //! sites/<id>/….jsonl.zst.expired                  the archive is being taken away
+//! policies/<name>/<uid>.json            a DeletionPolicy as it was last, see [`policies`]
+//! ledger/purged/<id>/<uid>.json         what was purged for a request, see [`ledger`]
+//! restores/<uid>.json                   what a Restore chose from the catalogue
 //! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
 //! records/<uid>.closed                  what it tells of lives again
 //! probe                                 written and read back when the store is opened
@@ -19,11 +22,15 @@
 
 pub mod archive;
 pub mod catalogue;
+mod choices;
 mod connect;
+mod documents;
 mod encryption;
 mod error;
 pub mod layout;
+pub mod ledger;
 mod options;
+pub mod policies;
 mod reader;
 pub mod records;
 mod shelf;
@@ -45,15 +52,21 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 pub use archive::{Archive, Entry, Header, Identity, Manifest, RawEntry};
-pub use catalogue::{CatalogueEntry, Listing};
+pub use catalogue::{CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Listing};
+pub use documents::Documents;
 pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
+pub use ledger::Purge;
 pub use options::{Options, StoreArgs};
+pub use policies::StoredPolicy;
 pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
 pub use shelf::{ArchiveFile, Shelf};
 pub use signing::{Keys, PublicKey, Signature};
 pub use writer::{ArchiveWriter, Written};
+
+/// Where a store is tried.
+const PROBE: &str = "probe";
 
 /// The object store in which the archives lie.
 #[derive(Clone, Debug)]
@@ -133,19 +146,28 @@ impl Store {
     /// # Errors
     /// The store cannot be written, or gives back something else.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        const PROBE: &[u8] = b"Reprieve can write here.\n";
-        let path = Path::from("probe");
-        let payload = PutPayload::from_static(PROBE);
+        const CONTENT: &[u8] = b"Reprieve can write here.\n";
+        let path = Path::from(PROBE);
+        let payload = PutPayload::from_static(CONTENT);
         let error = |source| StoreError::unwritable(&self.url, source);
         self.objects.put(&path, payload).await.map_err(error)?;
         let read = self.objects.get(&path).await.map_err(error)?.bytes().await.map_err(error)?;
-        if read != PROBE {
+        if read != CONTENT {
             return Err(StoreError::Unwritable {
                 url: self.url.clone(),
                 why: "it gave back something else than was written".to_owned(),
             });
         }
         Ok(())
+    }
+
+    /// Whether this still is the store that was opened: a folder that is gone, or not mounted, lists
+    /// as one that is empty.
+    async fn is_there(&self) -> Result<(), StoreError> {
+        match self.objects.head(&Path::from(PROBE)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(StoreError::unreadable(&self.url, error)),
+        }
     }
 
     /// Begins an archive at this place. Nothing is seen there until it is finished, and what is

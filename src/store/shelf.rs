@@ -3,7 +3,7 @@
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode};
 
-use super::catalogue::{CatalogueEntry, Listing};
+use super::catalogue::Listing;
 use super::{Store, StoreError, layout};
 use crate::api::Time;
 
@@ -79,17 +79,6 @@ impl Store {
             }
         }
         Ok(shelf)
-    }
-
-    /// The catalogue entry of this archive. None: it is not in the catalogue.
-    ///
-    /// # Errors
-    /// A store that cannot be read, and an entry that cannot be taken.
-    pub async fn entry_of(&self, archive: &str) -> Result<Option<CatalogueEntry>, StoreError> {
-        let location = layout::catalogue_entry(archive);
-        let Some(bytes) = self.get(&Path::from(location.as_str())).await? else { return Ok(None) };
-        let entry = self.entry(&location, &bytes);
-        entry.map(Some).map_err(|damage| StoreError::Entry { location, damage })
     }
 
     /// Takes an archive away for ever: first out of the catalogue, so that no entry is ever without

@@ -85,6 +85,7 @@ pub(super) fn listed(written: &Written) -> CatalogueEntry {
         resource_versions: None,
         changed_objects: None,
         keep_until_time: None,
+        contents: None,
     }
 }
 
@@ -348,6 +349,7 @@ async fn the_store_alone_knows_its_backups() {
         resource_versions: None,
         changed_objects: None,
         keep_until_time: None,
+        contents: None,
     };
     for (id, backup) in [("a/../b", "one"), ("a/../b", "two"), ("b", "one")] {
         store.enter(&enter(id, backup)).await.unwrap();

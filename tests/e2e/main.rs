@@ -5,6 +5,7 @@
 
 mod app;
 mod archive;
+mod asked;
 mod backup;
 mod bad_input;
 mod demo;
@@ -16,6 +17,7 @@ mod road;
 mod roundtrip;
 mod schedule;
 mod site;
+mod sources;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;

@@ -57,7 +57,14 @@ pub fn base(kind: &str) -> Value {
 pub fn full(kind: &str) -> Value {
     let mut object = base(kind);
     if kind == "Restore" {
-        object["spec"]["source"]["backupRefs"] = json!([{"name": "acme-1"}]);
+        let time = "2030-01-02T00:00:00Z";
+        object["spec"]["source"] = json!({
+            "deletionRequestRef": {"name": "contract-ended"},
+            "backupRefs": [{"name": "acme-1"}],
+            "sites": {"ids": ["site-1"], "atTime": time},
+            "apps": {"ids": ["app-1"], "atTime": time},
+            "store": "All",
+        });
     }
     object
 }
@@ -237,16 +244,13 @@ pub fn rules() -> Vec<Case> {
         create(
             "Restore",
             ".spec.source",
-            "source must name exactly one of: deletionRequestRef, backupRefs",
+            ONE_SOURCE,
             json!({"/spec/source": {"backupRefs": [{"name": "acme-1"}]}}),
             json!({"/spec/source": {}}),
         ),
-        create(
-            "Restore",
-            ".spec.source",
-            "source must name exactly one of: deletionRequestRef, backupRefs",
-            json!({"/spec/source/deletionRequestRef/name": "another"}),
-            json!({"/spec/source/backupRefs": [{"name": "acme-1"}]}),
+        source(
+            json!({"deletionRequestRef": {"name": "another"}}),
+            json!({"deletionRequestRef": {"name": "another"}, "backupRefs": [{"name": "acme-1"}]}),
         ),
         Case {
             kind: "Restore",
@@ -256,6 +260,15 @@ pub fn rules() -> Vec<Case> {
             good: json!({"/metadata/name": "cancelled", "/metadata/labels": {"a": "b"}, "/spec/cancel": true}),
             bad: json!({"/metadata/name": "cancelled", "/spec/cancel": false}),
         },
+        source(
+            json!({"sites": {"ids": ["site-1"]}}),
+            json!({"sites": {"ids": ["site-1"]}, "apps": {"ids": ["app-1"]}}),
+        ),
+        source(
+            json!({"apps": {"ids": ["app-1"], "atTime": "2030-01-02T00:00:00Z"}}),
+            json!({"apps": {"ids": ["app-1"]}, "deletionRequestRef": {"name": "another"}}),
+        ),
+        source(json!({"store": "All"}), json!({"store": "All", "sites": {"ids": ["site-1"]}})),
         update(
             "Restore",
             ".spec.onConflict",
@@ -278,6 +291,20 @@ pub fn rules() -> Vec<Case> {
             json!({"/spec/source": {"backupRefs": [{"name": "acme-1"}]}}),
         ),
     ]
+}
+
+const ONE_SOURCE: &str =
+    "source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store";
+
+fn source(good: Value, bad: Value) -> Case {
+    Case {
+        kind: "Restore",
+        path: ".spec.source",
+        message: ONE_SOURCE,
+        update: false,
+        good: json!({ "/spec/source": good }),
+        bad: json!({ "/spec/source": bad }),
+    }
 }
 
 fn request(pointer: &str, value: Value) -> Case {
