@@ -250,19 +250,18 @@ pub async fn verify(
         failures.push(plan.notice(key, Reason::VerifyFailed, message));
     }
     let count = plan.total();
-    let mut notices = created.notices.clone();
+    plan.notices.extend(created.notices.iter().cloned());
     if !different.is_empty() {
         let found = compare(work, maker, job, plan, &different).await?;
         failures.extend(found.failures);
-        notices.extend(found.notices);
         not_ready = not_ready.or(found.changing);
-    }
-    for notice in notices {
         // The same thing may have been told when the object was created.
-        let told = |n: &RestoreFailure| n.object == notice.object && n.reason == notice.reason;
-        if !plan.notices.iter().any(told) {
-            plan.notices.push(notice);
-        }
+        let told = |notice: &RestoreFailure| {
+            let same = |n: &RestoreFailure| n.object == notice.object && n.reason == notice.reason;
+            plan.notices.iter().any(same)
+        };
+        let new: Vec<_> = found.notices.into_iter().filter(|notice| !told(notice)).collect();
+        plan.notices.extend(new);
     }
     if !failures.is_empty() {
         return Err(Attempt::Failed(failures));
