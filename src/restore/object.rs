@@ -141,9 +141,14 @@ pub fn may_pass(error: &kube::Error) -> bool {
         kube::Error::Api(status) => {
             // 404 on a create: the namespace has gone under it. 409 without "already exists" and
             // 403 of that kind: the namespace is on its way out.
-            matches!(status.code, 404 | 408 | 409 | 429) || status.code >= 500 || {
-                status.code == 403 && status.message.contains("because it is being terminated")
-            }
+            // 403 for want of a right: an API server that has just started does not know its roles
+            // yet; and a right that is really missing can be given, the status names it.
+            let says = |words: &str| status.message.contains(words);
+            let passes = says("because it is being terminated")
+                || (says("is forbidden: User ") && says(" cannot "));
+            matches!(status.code, 404 | 408 | 409 | 429)
+                || status.code >= 500
+                || (status.code == 403 && passes)
         }
         // No answer, or a broken one.
         _ => true,
