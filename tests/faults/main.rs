@@ -7,6 +7,9 @@ mod crash;
 mod etcd;
 mod matrix;
 mod network;
+#[path = "../s3/mod.rs"]
+mod s3;
 mod stage;
+mod store;
 #[path = "../user/mod.rs"]
 mod user;

@@ -1,9 +1,10 @@
-//! F2, F3, F5, F6 and B5: an old leader that wakes up, watches that lose and merge, what is cut
+//! F2, F3, F5, F6, B5 and C1: an old leader that wakes up, watches that lose and merge, what is cut
 //! off, killed, paused or full, and a create that never was. What destroys stands still; what
 //! restores goes on.
 
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use k8s_openapi::api::core::v1::Namespace;
 use reprieve::api::{Backup, DeletionRequest, Restore, Site, names};
 use reprieve::sandbox::Program;
@@ -31,7 +32,7 @@ async fn the_network_and_the_control_plane_fail() {
     step("the store was away");
     let before = purge_while_nothing_can_be_written(&mut stage).await;
     step("purged, though etcd was full and nothing was collected for a while");
-    swallowed_creates(&stage).await;
+    swallowed_creates(&stage, &before).await;
     step("creates that never were");
     restore_while_the_api_server_comes_and_goes(&mut stage, &before).await;
     step("restored");
@@ -195,8 +196,20 @@ async fn purge_while_nothing_can_be_written(stage: &mut Stage) -> Vec<Snapshot> 
             })
             .await;
     }
-    etcd.full(true).await;
     let deleted = stage.deleted().len();
+    // C1: the API server seems to live ten years from now, in which every window has passed.
+    stage.proxy.shift_date(TimeDelta::days(3650));
+    for resource in SWALLOWED {
+        let request = format!("gone-{resource}");
+        stage
+            .until::<DeletionRequest>("", &request, "the clocks told", |live| {
+                condition(live, "RetentionElapsed").contains("ClocksDisagree")
+            })
+            .await;
+    }
+    assert_eq!(stage.deleted().len(), deleted, "nothing goes while nobody knows the time");
+    etcd.full(true).await;
+    stage.proxy.shift_date(TimeDelta::zero());
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(stage.deleted().len(), deleted, "nothing goes while nothing can be noted");
     let manager = stage.sandbox.process(Program::ControllerManager).expect("it is one");
@@ -227,7 +240,7 @@ async fn purge_while_nothing_can_be_written(stage: &mut Stage) -> Vec<Snapshot> 
 }
 
 /// B5: one create of each Restore is answered, and never was. It must not be called restored.
-async fn swallowed_creates(stage: &Stage) {
+async fn swallowed_creates(stage: &Stage, before: &[Snapshot]) {
     stage.proxy.clear();
     for resource in SWALLOWED {
         let site = swallower(resource);
@@ -236,7 +249,7 @@ async fn swallowed_creates(stage: &Stage) {
         stage.proxy.add(rule.times(1));
         stage.bring_back(&format!("lost-{resource}"), &format!("gone-{resource}")).await;
     }
-    for resource in SWALLOWED {
+    for (resource, before) in SWALLOWED.iter().zip(before) {
         let restore = format!("lost-{resource}");
         let live = stage
             .until::<Restore>("", &restore, "an end", |live| {
@@ -247,15 +260,8 @@ async fn swallowed_creates(stage: &Stage) {
         let site = swallower(resource);
         if said.starts_with("True") {
             // It noticed, and made it after all.
-            let begun = Instant::now();
-            while stage
-                .get::<Site>("", &site)
-                .await
-                .is_none_or(|s| s["status"]["state"] != "Active")
-            {
-                assert!(begun.elapsed() < PATIENCE, "{restore}: {said}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            stage.until_settled(&site).await;
+            before.expect_equal(&stage.snapshot(&site).await, &restore);
             eprintln!("    {restore} was repaired: {said}");
         } else {
             let failures = &live["status"]["failures"];
