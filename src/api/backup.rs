@@ -117,7 +117,8 @@ pub struct BackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The conditions, one of each type: `Succeeded` (written), `Verified` (read back, and every
-    /// digest and count matched), `Reconciling`, `Stalled`.
+    /// digest and count matched), `Encrypted` (who can read the store cannot read the backup),
+    /// `Reconciling`, `Stalled`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -37,7 +37,7 @@ pub use restore::{
     SiteCounts, VerifiedSite,
 };
 pub use site::{
-    Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site, SiteRestore,
-    SiteSpec, SiteState, SiteStatus, Tenant, UnexpectedDelete,
+    BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site,
+    SiteRestore, SiteSpec, SiteState, SiteStatus, Tenant, UnexpectedDelete,
 };
 pub use time::Time;

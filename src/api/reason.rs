@@ -180,6 +180,18 @@ reasons! {
     Verified,
     /// What was read back differs.
     VerifyFailed,
+    /// Backups are made by the schedule.
+    Scheduled,
+    /// The schedule or its time zone cannot be understood.
+    InvalidSchedule,
+    /// The schedule is suspended.
+    Suspended,
+    /// The archive is encrypted.
+    Encrypted,
+    /// The archive is not encrypted: Secrets lie readable in the store.
+    NotEncrypted,
+    /// The backup has expired, and its archive was deleted.
+    BackupExpired,
     /// There is no such Site, or it is another one.
     SiteNotFound,
     /// The object store cannot be written or read.

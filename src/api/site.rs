@@ -57,6 +57,45 @@ pub struct SiteSpec {
     /// is named `default`.
     #[serde(default = "default_policy")]
     pub policy_ref: ObjectRef,
+    /// When the site is backed up, and for how long that is kept. Absent: only when a person or a
+    /// DeletionRequest asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSchedule>,
+}
+
+/// When a site is backed up, in CronJob's words. Backups pause while the Site is not Active. Missed
+/// ones are made up for by one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSchedule {
+    /// When, as cron has it: minute, hour, day of month, month, day of week; or `@daily` and the
+    /// like. Each Site begins a little later than that, always by the same time: a tenth of the
+    /// time between two backups at most, and never above 30 minutes. Example: `0 3 * * *`.
+    #[schemars(length(min = 1, max = 253))]
+    pub schedule: String,
+    /// The IANA time zone of the schedule. Default `Etc/UTC`. Example: `Europe/Berlin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+    /// Whether no backups are made by the schedule for now. Default false.
+    #[serde(default)]
+    pub suspend: bool,
+    /// For how long a backup of the site is kept at least, in seconds, from one hour to ten years.
+    /// The last verified one of a site that lives is kept in any case. Default 2592000, 30 days.
+    #[serde(default = "default_keep_seconds")]
+    #[schemars(range(min = 3600, max = 315_360_000))]
+    pub keep_seconds: i64,
+}
+
+impl BackupSchedule {
+    /// The schedule in words, with its time zone.
+    pub fn words(&self) -> String {
+        format!("{} {}", self.schedule, self.time_zone.as_deref().unwrap_or("Etc/UTC"))
+    }
+}
+
+fn default_keep_seconds() -> i64 {
+    2_592_000
 }
 
 /// A tenant: the customer whose site it is.
@@ -99,7 +138,8 @@ pub struct SiteStatus {
     /// The state in one word, for people; programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<SiteState>,
-    /// The conditions, one of each type: `Ready`, `Reconciling`, `Stalled`.
+    /// The conditions, one of each type: `Ready`, `Reconciling`, `Stalled`; `BackupScheduled`, where
+    /// the Site has a schedule.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -122,6 +162,12 @@ pub struct SiteStatus {
     /// The newest backup that was verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The time of the schedule for which a backup was made last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_schedule_time: Option<Time>,
+    /// When the next backup by the schedule begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_backup_time: Option<Time>,
 }
 
 /// The state of a Site in one word.

@@ -47,6 +47,7 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         volumes: volumes(ctx, read.claims).await.map_err(unseen)?,
         versions: read.versions,
         changed: read.changed,
+        recipients: store.recipients(),
     };
     let expected = Expected {
         site: job.header.site.clone(),

@@ -75,6 +75,8 @@ pub struct Result {
     pub versions: ReadVersions,
     /// What changed while it was read.
     pub changed: ChangedObjects,
+    /// To whom it is encrypted; empty: it is not.
+    pub recipients: usize,
 }
 
 /// What to write down and when to look again.
@@ -201,7 +203,7 @@ pub fn report(facts: &Facts, outcome: &Outcome, now: Time) -> Decision {
         Outcome::NotVerified(result, why) => {
             let mut decision = said(facts, Reason::VerifyFailed, why.clone(), now);
             let (status, generation) = (&mut decision.status, facts.backup.metadata.generation);
-            write_down(status, facts, result);
+            write_down(status, facts, result, now);
             let written = format!("{} objects written", result.objects);
             let conditions = &mut status.conditions;
             set(
@@ -238,7 +240,7 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
     let mut status = facts.backup.status.clone().unwrap_or_default();
     status.observed_generation = generation;
     status.completion_time = Some(now);
-    write_down(&mut status, facts, result);
+    write_down(&mut status, facts, result, now);
     let bare = result.volumes.iter().filter(|v| v.protection == crate::api::Protection::None);
     let bare = match bare.count() {
         0 => String::new(),
@@ -266,7 +268,7 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
     }
 }
 
-fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result) {
+fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result, now: Time) {
     status.site = facts.site.as_ref().map(|site| SiteRef {
         name: site.name_any(),
         uid: site.uid(),
@@ -277,6 +279,16 @@ fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result) {
     status.objects = Some(result.objects);
     status.bytes = Some(result.bytes);
     status.volumes.clone_from(&result.volumes);
+    let generation = facts.backup.metadata.generation;
+    let (encrypted, reason, message) = match result.recipients {
+        0 => {
+            let hint = "Secrets lie readable in the store: start the operator with --age-recipient (docs/archive-format.md)";
+            (false, Reason::NotEncrypted, hint.to_owned())
+        }
+        n => (true, Reason::Encrypted, format!("encrypted with age to {n} recipients")),
+    };
+    let conditions = &mut status.conditions;
+    set(conditions, ConditionType::Encrypted, encrypted, reason, &message, generation, now);
     status.resource_versions = Some(result.versions.clone());
     status.changed_objects = Some(result.changed.clone()).filter(|changed| changed.count > 0);
 }
@@ -411,6 +423,7 @@ mod tests {
             volumes: vec![],
             versions: ReadVersions::default(),
             changed: ChangedObjects::default(),
+            recipients: 0,
         };
 
         let failed = Outcome::Failed(Reason::StoreUnavailable, "no".into());

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub warnings: Family<Warned, Counter>,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
+    /// Archives that were taken out of the store because they had expired.
+    pub expired_archives: Counter,
     /// Deletes that got past the guard, by kind.
     pub unexpected_deletes: Family<Kind, Counter>,
     /// Entities that were deleted past the guard and are not created anew, or purged, yet, by kind.
@@ -118,6 +120,12 @@ impl Metrics {
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
+        let expired_archives = Counter::default();
+        registry.register(
+            "expired_archives",
+            "Archives that were taken out of the store because they had expired",
+            expired_archives.clone(),
+        );
         let unexpected_deletes = Family::default();
         registry.register(
             "unexpected_deletes",
@@ -175,6 +183,7 @@ impl Metrics {
             guard_in_place,
             warnings,
             purged,
+            expired_archives,
             unexpected_deletes,
             unexpected_deletes_open,
             last_contact,

@@ -126,7 +126,7 @@ impl Store {
         self.listing("sites").await
     }
 
-    async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
+    pub(super) async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
         let mut found = Listing::default();
         let mut files = self.objects.list(Some(&Path::from(folder)));
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// The entry in these bytes, which lie at this place.
-    fn entry(&self, location: &str, bytes: &[u8]) -> Result<CatalogueEntry, Damage> {
+    pub(super) fn entry(&self, location: &str, bytes: &[u8]) -> Result<CatalogueEntry, Damage> {
         let corrupt = |error: serde_json::Error| Damage::Corrupt(error.to_string());
         let mut value: Value = serde_json::from_slice(bytes).map_err(corrupt)?;
         let format = value["format"].as_str().unwrap_or_default();

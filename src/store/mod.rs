@@ -6,6 +6,7 @@
 //! ```text
 //! sites/<id>/<backup>.<uid>.<attempt>.jsonl.zst   an archive, see [`archive`]
 //! sites/<id>/<backup>.<uid>.<attempt>.json        its catalogue entry, once it was read back
+//! sites/<id>/….jsonl.zst.expired                  the archive is being taken away
 //! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
 //! records/<uid>.closed                  what it tells of lives again
 //! probe                                 written and read back when the store is opened
@@ -25,6 +26,7 @@ pub mod layout;
 mod options;
 mod reader;
 pub mod records;
+mod shelf;
 mod signing;
 mod trouble;
 mod upload;
@@ -49,6 +51,7 @@ pub use error::{Damage, StoreError};
 pub use options::{Options, StoreArgs};
 pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
+pub use shelf::{ArchiveFile, Shelf};
 pub use signing::{Keys, PublicKey, Signature};
 pub use writer::{ArchiveWriter, Written};
 
@@ -110,6 +113,11 @@ impl Store {
             "archives of anybody are read: whoever can write to the store can make a restore \
              create what he likes; --signing-key-file ends this (docs/archive-format.md)",
         )
+    }
+
+    /// To how many archives are encrypted; 0: they are not.
+    pub fn recipients(&self) -> usize {
+        self.encryption.names().len()
     }
 
     /// To whom archives are encrypted, for the log.

@@ -1,4 +1,4 @@
-//! Damage of each kind, and what is said of it.
+//! B1 of the fault list: damage of each kind, and what is said of it.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -196,7 +196,7 @@ async fn field_owners_come_back_and_are_covered_by_the_digest() {
 }
 
 #[tokio::test]
-async fn every_cut_is_seen() {
+async fn b1_every_cut_is_seen() {
     let store = memory();
     written(&store, 20).await;
     let whole = raw(&store).await;
@@ -209,7 +209,7 @@ async fn every_cut_is_seen() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_is_seen_or_changes_nothing() {
+async fn b1_a_flipped_bit_is_seen_or_changes_nothing() {
     let store = memory();
     let written = written(&store, 20).await;
     let whole = raw(&store).await;
@@ -224,7 +224,7 @@ async fn a_flipped_bit_is_seen_or_changes_nothing() {
 }
 
 #[tokio::test]
-async fn something_behind_the_end_is_seen() {
+async fn b1_something_behind_the_end_is_seen() {
     let store = memory();
     written(&store, 2).await;
     let mut bytes = raw(&store).await;
@@ -234,7 +234,7 @@ async fn something_behind_the_end_is_seen() {
 }
 
 #[tokio::test]
-async fn forgeries_are_seen() {
+async fn b1_forgeries_are_seen() {
     let fresh = || async {
         let store = memory();
         written(&store, 3).await;
@@ -286,7 +286,7 @@ async fn forgeries_are_seen() {
 }
 
 #[tokio::test]
-async fn another_archive_than_expected_is_seen() {
+async fn b1_another_archive_than_expected_is_seen() {
     let store = memory();
     written(&store, 3).await;
     for change in [|s: &mut Identity| s.uid = "u2".into(), |s: &mut Identity| s.id = "x".into()] {

@@ -1,16 +1,22 @@
-//! What is in a backup, in which order, and what it says of what it could not read: on a real
-//! control plane, seen in the archive's own bytes.
+//! B3 of the fault list, and what is in a backup, in which order, and what it says of what it could
+//! not read: on a real control plane, seen in the archive's own bytes.
+
+use std::path::Path;
 
 use reprieve::api::names;
 use reprieve::cluster::collect::{CollectError, Freshness, Walk};
 use reprieve::cluster::discover::discover;
 use reprieve::cluster::order::rank;
 use reprieve::sandbox::{Operator, Sandbox};
-use reprieve::store::{Archive, Expected, Identity, Store};
+use reprieve::store::{Archive, Expected, Identity, Options, Store};
 use serde_json::{Value, json};
 
-use crate::user::{User, expect_condition, sample};
+use crate::user::{User, expect_condition, http, sample};
 
+/// What must be found nowhere: part of a Secret.
+const CANARY: &str = "kaRnickel-7f3b9e";
+const IDENTITY: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys/test-age-identity.txt");
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
 
 struct Stage {
@@ -35,8 +41,14 @@ impl Stage {
         self.admin.get(&format!("bkp {name}"))
     }
 
+    async fn store(&self) -> Store {
+        let mut options = Options::new(&self.sandbox.store_url());
+        options.encryption.read_with(Path::new(IDENTITY)).unwrap();
+        Store::open_with(options).await.unwrap()
+    }
+
     async fn archive(&self, backup: &Value) -> Archive {
-        let store = Store::open(&self.sandbox.store_url()).await.unwrap();
+        let store = self.store().await;
         let word = |value: &Value| value.as_str().unwrap().to_owned();
         let status = &backup["status"];
         let site = Identity {
@@ -116,6 +128,8 @@ fn build(stage: &Stage) {
         "apiVersion: example.com/v1\nkind: Moon\nmetadata: {name: phobos, namespace: acme}\n---\n";
     many += "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: quota, namespace: acme}\nspec: {hard: {pods: \"50\"}}\n";
     stage.admin.with_input("create -f -", &many).worked();
+    let secret = format!("create secret generic canary -n acme --from-literal=password={CANARY}");
+    stage.admin.kubectl(&secret).worked();
     let applied = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied, namespace: acme}\ndata: {a: \"1\"}\n";
     stage.admin.with_input("apply --server-side --field-manager=flux -f -", applied).worked();
 }
@@ -163,11 +177,49 @@ async fn what_is_in_and_in_which_order(stage: &Stage) {
     let site = stage.admin.get("site acme");
     let begun = archive.header.resource_version.unwrap().parse::<u64>().unwrap();
     assert!(begun <= version(&site["metadata"]["resourceVersion"]), "{begun}");
-    let store = Store::open(&stage.sandbox.store_url()).await.unwrap();
-    let listed = store.all_backups().await.unwrap();
+    let listed = stage.store().await.all_backups().await.unwrap();
     let entry = listed.iter().find(|e| e.backup == "whole").unwrap();
     assert_eq!(json!(entry.resource_versions), *versions);
     assert_eq!(json!(entry.location), backup["status"]["location"]);
+}
+
+/// B3: the store's bytes, the operator's log, events, metrics and every status.
+fn b3_no_secret_is_told_to_anybody(stage: &Stage) {
+    let backup = stage.admin.get("bkp whole");
+    expect_condition(&backup, "Encrypted", &["True Encrypted", "1 recipients"]);
+    let secret = stage.admin.kubectl("get secret canary -n acme -o jsonpath={.data.password}");
+    // What kubectl shows of it, in the form that an archive has, and as it was given.
+    let encoded = secret.worked().trim_matches('\'').to_owned();
+    assert!(encoded.len() > 10, "{encoded}");
+    let log = std::fs::read(stage.operator.process().log()).expect("a log");
+    assert!(log.len() > 100, "the log is not there");
+    let mut places = vec![
+        ("the log".to_owned(), log),
+        ("events".to_owned(), stage.admin.kubectl("get events -A -o yaml").out.into_bytes()),
+        ("objects".to_owned(), stage.admin.kubectl("get reprieve -A -o yaml").out.into_bytes()),
+        (
+            "metrics".to_owned(),
+            http(stage.operator.listen(), "/metrics").expect("metrics").1.into_bytes(),
+        ),
+    ];
+    let mut folders = vec![stage.sandbox.store_dir()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                places.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    assert!(places.iter().any(|(name, _)| name.ends_with(".jsonl.zst")), "no archive");
+    for (name, bytes) in places {
+        for word in [CANARY, &encoded] {
+            let found = bytes.windows(word.len()).any(|bytes| bytes == word.as_bytes());
+            assert!(!found, "{word} in {name}");
+        }
+    }
 }
 
 /// Objects that come, go and change while a site is read.
@@ -254,12 +306,17 @@ async fn what_cannot_be_listed(stage: &Stage) {
 async fn an_archive_holds_all_of_a_site_in_order() {
     let Some(sandbox) = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await else { return };
     sandbox.install().await.expect("it can be installed");
-    let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
+    let identity = std::fs::read_to_string(IDENTITY).unwrap();
+    let recipient = identity.lines().find_map(|l| l.strip_prefix("# public key: ")).unwrap();
+    let flags = [format!("--age-recipient={recipient}"), format!("--age-identity-file={IDENTITY}")];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let operator = sandbox.start_operator(&flags).await.expect("the operator starts");
     let stage = Stage { admin: User::admin(&sandbox), sandbox, operator };
     stage.admin.apply(&sample(SITE, "acme", 4711)).worked();
     stage.admin.kubectl("wait --for=condition=Ready site/acme --timeout=60s").worked();
     build(&stage);
     what_is_in_and_in_which_order(&stage).await;
+    b3_no_secret_is_told_to_anybody(&stage);
     what_changes_meanwhile(&stage).await;
     what_cannot_be_listed(&stage).await;
     drop(stage.operator);

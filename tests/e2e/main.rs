@@ -13,6 +13,7 @@ mod process;
 mod restore;
 mod road;
 mod roundtrip;
+mod schedule;
 mod site;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]

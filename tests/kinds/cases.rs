@@ -11,6 +11,7 @@ pub fn base(kind: &str) -> Value {
             "priority": 100,
             "namespaces": ["base", "base-jobs"],
             "policyRef": {"name": "default"},
+            "backup": {"schedule": "0 3 * * *", "timeZone": "Europe/Berlin", "suspend": false, "keepSeconds": 2_592_000},
         }),
         "App" => json!({
             "id": "app-1",
