@@ -163,11 +163,11 @@ impl Timetable {
             let next = cron.find_next_occurrence(&at, false);
             let next = next.map_err(|_| bad("it never comes".to_owned()))?;
             if slot > 0 {
-                period = period.min((next.clone() - at).num_seconds());
+                period = period.min((next - at).num_seconds());
             }
             at = next;
         }
-        let bound = (period / SPREAD).min(SPREAD_MOST).max(1);
+        let bound = (period / SPREAD).clamp(1, SPREAD_MOST);
         let jitter = i64::try_from(hash(uid) % bound.unsigned_abs()).unwrap_or(0);
         Ok(Self { cron, zone, jitter: TimeDelta::seconds(jitter) })
     }
