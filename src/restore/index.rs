@@ -38,9 +38,9 @@ pub fn digest_without_owners(object: &mut Value) -> Digest {
 }
 
 /// The platform's id of an App. None: it is no App.
-pub fn app_id(object: &Value) -> Option<String> {
+pub fn app_id(object: &Value) -> Option<Box<str>> {
     let id = rewrite::is(object, names::GROUP, "App").then(|| object["spec"]["id"].as_str())?;
-    id.map(str::to_owned)
+    id.map(Box::from)
 }
 
 /// What is kept of an object.
@@ -63,7 +63,7 @@ pub struct Item {
     /// Digest of its field owners, where they are to be put back.
     pub fields: Option<Digest>,
     /// The platform's id, of an App.
-    pub id: Option<String>,
+    pub id: Option<Box<str>>,
 }
 
 impl Item {

@@ -60,7 +60,7 @@ pub struct Live {
     /// The Site whose namespace it says that it is.
     pub site: Option<String>,
     /// The platform's id, of an App.
-    pub id: Option<String>,
+    pub id: Option<Box<str>>,
 }
 
 impl Live {
