@@ -48,7 +48,14 @@ impl Work {
         let site = self.site_of(job, part).await?;
         let ready = |plan: &Plan| {
             let (priority, since, total) = (site.spec.priority, self.created, plan.total());
-            Ok(Preparation::Ready(Prepared { priority, since, total, fresh: false, place: None }))
+            Ok(Preparation::Ready(Prepared {
+                priority,
+                since,
+                total,
+                fresh: false,
+                index: None,
+                place: None,
+            }))
         };
         if let Some(live) = self.live_app(part).await? {
             if let Some(done) = &job.verified

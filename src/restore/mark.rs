@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::act::Work;
@@ -106,14 +106,21 @@ impl Work {
         patch_status(&self.sites(), &job.name, json!({}), status).await
     }
 
-    /// Says on the Site where it stands. For people: a failure is only logged.
-    pub async fn tell_stage(&self, job: &Job, stage: &str, done: i64, total: i64) {
+    /// Says on the Site at which stage it is. For people: a failure is only logged. It changes what
+    /// is noted there and nothing else: the Site may be given back by the time this arrives.
+    pub async fn tell_stage(&self, job: &Job, stage: &str, done: i64) {
         if job.app.is_some() {
             return;
         }
-        let status = json!({ "restore": self.note(job, stage, done, total) });
-        if let Err(error) = patch_status(&self.sites(), &job.name, json!({}), status).await {
-            tracing::warn!(site = job.name, %error, "cannot tell a Site where its restore stands");
+        let replace = |field: &str, value: Value| json!({ "op": "replace", "path": format!("/status/restore/{field}"), "value": value });
+        let patch = json!([replace("stage", json!(stage)), replace("objectsDone", json!(done))]);
+        let path = format!("{}/{}/status", Site::url_path(&(), None), job.name);
+        let request = http::Request::patch(path)
+            .header(http::header::CONTENT_TYPE, "application/json-patch+json")
+            .body(patch.to_string().into_bytes());
+        let Ok(request) = request else { return };
+        if let Err(error) = self.ctx.client.request::<Value>(request).await {
+            tracing::debug!(site = job.name, %error, "cannot tell a Site at which stage it is");
         }
     }
 
@@ -190,6 +197,7 @@ pub async fn give_up(
     }
     let noted = live.status.as_ref().and_then(|status| status.restore.clone());
     let (done, total) = objects
+        .filter(|(_, total)| *total > 0)
         .unwrap_or_else(|| noted.as_ref().map_or((0, 0), |n| (n.objects_done, n.objects_total)));
     let backup = noted.and_then(|noted| noted.backup).filter(|backup| !backup.is_empty());
     let message = format!("{why}; {}", how_to_go_on(name, backup.as_deref()));

@@ -22,7 +22,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 pub struct Memory {
     /// The Site, once it is there and marked.
     pub prepared: Option<Prepared>,
-    /// How far it is inside.
+    /// What saves the next look at it some work.
     pub progress: Progress,
     /// Objects that are there.
     pub done: Arc<AtomicI64>,

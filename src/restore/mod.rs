@@ -170,13 +170,15 @@ impl Room {
         self.count().await;
     }
 
-    /// Whether this Restore is to stop: it was cancelled, or deleted.
-    fn stops(&self, name: &str, uid: &str) -> bool {
-        let Some(live) = self.seen.get(&ObjectRef::new(name)) else { return true };
-        let cancelled = live.0.as_ref().is_ok_and(|restore| restore.spec.cancel);
-        cancelled
-            || live.uid().as_deref() != Some(uid)
-            || Resource::meta(&*live).deletion_timestamp.is_some()
+    /// What happened to this Restore, if it is to stop.
+    fn stops(&self, name: &str, uid: &str) -> Option<&'static str> {
+        let live = self.seen.get(&ObjectRef::new(name));
+        let live = live.filter(|live| {
+            live.uid().as_deref() == Some(uid)
+                && Resource::meta(&**live).deletion_timestamp.is_none()
+        });
+        let Some(live) = live else { return Some("deleted") };
+        live.0.as_ref().is_ok_and(|restore| restore.spec.cancel).then_some("cancelled")
     }
 
     /// One attempt at every site that is not done, with its progress written down. None: the

@@ -1,12 +1,14 @@
 //! Before the first object: whether a site may be restored at all, and its Site, created and marked.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use kube::ResourceExt;
 use kube::api::ListParams;
 
 use super::act::Work;
 use super::decide::Job;
+use super::index::Index;
 use super::living::{self, Place};
 use super::object::Made;
 use super::plan::{Plan, failure};
@@ -36,6 +38,8 @@ pub struct Prepared {
     pub total: i64,
     /// Whether this attempt has created it; if not, some of its objects may be there.
     pub fresh: bool,
+    /// What its archive holds, if it was read just now; to be handed on.
+    pub index: Option<Arc<Index>>,
     /// The place that it says it has, and of how many.
     pub place: Option<(i64, i64)>,
 }
@@ -124,6 +128,7 @@ impl Work {
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
         let total = plan.total();
+        let index = Some(plan.index.clone());
         if let Some(live) = live {
             // One that is there and empty is taken as it is: its spec is GitOps's.
             if living::lives(&live) || !living::is_marked(&live) {
@@ -132,7 +137,7 @@ impl Work {
             let marked = self.mark(&live, job, total).await;
             marked.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))?;
             let (priority, since) = (live.spec.priority, self.waits_since(&live));
-            let prepared = Prepared { priority, since, total, fresh: false, place: None };
+            let prepared = Prepared { priority, since, total, fresh: false, index, place: None };
             return Ok(Preparation::Ready(prepared));
         }
         let kinds = self.kinds().await?;
@@ -158,6 +163,7 @@ impl Work {
             since: self.created,
             total,
             fresh: true,
+            index,
             place: None,
         }))
     }
@@ -186,6 +192,7 @@ impl Work {
             since: self.waits_since(live),
             total: noted.objects_total,
             fresh: false,
+            index: None,
             place: noted.place.zip(noted.places),
         })
     }

@@ -37,7 +37,11 @@ pub fn order(mut sites: Vec<Waiting>, before: usize) -> Vec<Waiting> {
     let mut taken = vec![false; sites.len()];
     let mut places = Vec::with_capacity(sites.len());
     while places.len() < sites.len() {
-        let next = if (before + places.len() + 1) % TURN == 0 { &mut longest } else { &mut first };
+        let next = if (before + places.len() + 1).is_multiple_of(TURN) {
+            &mut longest
+        } else {
+            &mut first
+        };
         while let Some(site) = next.pop() {
             if !std::mem::replace(&mut taken[site], true) {
                 places.push(site);

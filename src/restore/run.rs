@@ -21,6 +21,9 @@ use crate::cluster::{During, Result};
 
 /// Sites that are prepared at the same time; each has its archive in memory.
 const PREPARING: usize = 16;
+/// Sites whose index is kept from its preparing until its turn; that of the others is read again,
+/// so that memory does not grow with the number of sites.
+const INDICES: usize = 64;
 /// How long the preparing of one site is waited for before the first object: the store may hang.
 const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 /// How long after its begin no new site is begun while some are not prepared.
@@ -65,8 +68,8 @@ pub struct Course<'a> {
     pub memories: &'a mut Memories,
     /// Closed when the Restore is to stop.
     pub gate: &'a Gate,
-    /// Whether it is to stop.
-    pub stop: &'a (dyn Fn() -> bool + Send + Sync),
+    /// Whether it is to stop, and what happened to the Restore.
+    pub stop: &'a (dyn Fn() -> Option<&'static str> + Send + Sync),
     /// Gets how all sites stand, at most once a second.
     pub told: watch::Sender<Vec<Standing>>,
     /// When it was told last.
@@ -98,7 +101,7 @@ impl Course<'_> {
 
     /// Looks at the world: whether to stop, and what to tell.
     fn tick(&mut self) {
-        if !self.gate.is_closed() && (self.stop)() {
+        if !self.gate.is_closed() && (self.stop)().is_some() {
             self.gate.close();
         }
         if self.last.elapsed() >= TELL {
@@ -154,14 +157,18 @@ impl Course<'_> {
             })
             .collect();
         let mut all = stream::iter(all).buffer_unordered(PREPARING);
+        let mut kept = 0;
         loop {
             match tokio::time::timeout(TICK, all.next()).await {
                 Ok(None) => break,
                 Ok(Some((job, prepared))) => {
                     let memory = self.memories.entry(job.name.clone()).or_default();
                     match prepared {
-                        Ok(prepared) => {
+                        Ok(mut prepared) => {
                             memory.waiting = None;
+                            memory.progress.index =
+                                prepared.index.take().filter(|_| kept < INDICES);
+                            kept += usize::from(memory.progress.index.is_some());
                             memory.prepared = Some(prepared);
                         }
                         Err(settled) => memory.take(settled),
@@ -258,6 +265,7 @@ impl Course<'_> {
         let unprepared = self.jobs.iter().any(|job| self.unprepared(&job.name));
         let enough = if unprepared { enough.min(UNPREPARED) } else { enough };
         let begun = Instant::now();
+        let mut looked = begun;
         let mut fresh = self.queue();
         let mut again: HashSet<String> = HashSet::new();
         fresh.retain(|name| {
@@ -331,13 +339,13 @@ impl Course<'_> {
                     }
                 }
                 Some(()) = telling.next() => {}
-                () = tokio::time::sleep(TICK) => {
-                    if !self.gate.is_closed() {
-                        for (name, stage, done, total) in self.stages_to_tell() {
-                            if let Some(job) = jobs.get(name.as_str()).copied() {
-                                telling.push(self.gated.tell_stage(job, stage, done, total));
-                            }
-                        }
+                () = tokio::time::sleep(TICK) => {}
+            }
+            if !self.gate.is_closed() && looked.elapsed() >= TELL {
+                looked = Instant::now();
+                for (name, stage, done) in self.stages_to_tell() {
+                    if let Some(job) = jobs.get(name.as_str()).copied() {
+                        telling.push(self.gated.tell_stage(job, stage, done));
                     }
                 }
             }
@@ -355,7 +363,7 @@ impl Course<'_> {
     }
 
     /// Stages that have lasted, and are not written down.
-    fn stages_to_tell(&mut self) -> Vec<(String, &'static str, i64, i64)> {
+    fn stages_to_tell(&mut self) -> Vec<(String, &'static str, i64)> {
         let mut all = vec![];
         for (name, memory) in self.memories.iter_mut() {
             let lasts = memory.begun.is_some_and(|begun| begun.elapsed() >= TELL_STAGE_AFTER);
@@ -365,8 +373,7 @@ impl Course<'_> {
             let stage = self.work.stages.get(name);
             if let Some(stage) = stage.filter(|stage| memory.stage_told != Some(*stage)) {
                 memory.stage_told = Some(stage);
-                let (done, total) = memory.objects();
-                all.push((name.clone(), stage, done, total));
+                all.push((name.clone(), stage, memory.objects().0));
             }
         }
         all
@@ -376,6 +383,7 @@ impl Course<'_> {
     /// each says how far it is.
     pub async fn stop(&mut self) {
         let work = self.work;
+        let what = (self.stop)().unwrap_or("stopped");
         let open = self
             .jobs
             .iter()
@@ -390,12 +398,12 @@ impl Course<'_> {
                 });
                 let why = match (begun, total) {
                     (true, _) => format!(
-                        "the Restore was cancelled while the site was restored: at least {done} of {total} objects are there"
+                        "the Restore was {what} while the site was restored: at least {done} of {total} objects are there"
                     ),
-                    (false, 0) => "the Restore was cancelled before anything was done".to_owned(),
-                    (false, _) => {
-                        "the Restore was cancelled before the site was begun: of its objects, the Site alone is there".to_owned()
-                    }
+                    (false, 0) => format!("the Restore was {what} before anything was done"),
+                    (false, _) => format!(
+                        "the Restore was {what} before the site was begun: of its objects, the Site alone is there"
+                    ),
                 };
                 let failures = vec![failure(&job.name, None, Reason::CancelledByUser, why)];
                 async move {

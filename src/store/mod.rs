@@ -166,6 +166,11 @@ impl Store {
     async fn is_there(&self) -> Result<(), StoreError> {
         match self.objects.head(&Path::from(PROBE)).await {
             Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => Err(StoreError::Unreadable {
+                url: self.url.clone(),
+                why: "it is empty, without even the probe that an operator leaves there when it starts"
+                    .to_owned(),
+            }),
             Err(error) => Err(StoreError::unreadable(&self.url, error)),
         }
     }

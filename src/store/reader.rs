@@ -59,7 +59,11 @@ impl ArchiveReader {
         let path = Path::parse(location).map_err(|_| missing())?;
         let raw = match store.objects.get(&path).await {
             Ok(found) => found.into_stream(),
-            Err(object_store::Error::NotFound { .. }) => return Err(missing()),
+            Err(object_store::Error::NotFound { .. }) => {
+                // A volume that is not mounted is an empty folder: then nothing is known of it.
+                store.is_there().await?;
+                return Err(missing());
+            }
             Err(error) => return Err(StoreError::unreadable(&store.url, error)),
         };
         let opened = store.encryption.open(raw).await;

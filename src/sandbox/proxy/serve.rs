@@ -117,7 +117,7 @@ pub(super) async fn serve(
             let handshake = async {
                 state.until_open().await;
                 match tls {
-                    Some(tls) => tls.accept(stream).await.map(Stream::Tls),
+                    Some(tls) => tls.accept(stream).await.map(|tls| Stream::Tls(Box::new(tls))),
                     None => Ok(Stream::Plain(stream)),
                 }
             };
@@ -135,7 +135,7 @@ pub(super) async fn serve(
 
 enum Stream {
     Plain(TcpStream),
-    Tls(TlsStream<TcpStream>),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 async fn connection(
@@ -149,7 +149,7 @@ async fn connection(
             requests(stream, upstream, state, epochs, |stream| stream).await;
         }
         Stream::Tls(stream) => {
-            requests(stream, upstream, state, epochs, |stream| stream.get_ref().0).await;
+            requests(*stream, upstream, state, epochs, |stream| stream.get_ref().0).await;
         }
     }
 }
