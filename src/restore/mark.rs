@@ -222,11 +222,17 @@ fn how_to_go_on(site: &str, backup: Option<&str>) -> String {
     format!("to go on: echo '{restore}' | kubectl create -f -")
 }
 
-/// The Site, if it carries the mark of this Restore.
+/// The Site, if it carries the mark of this Restore, or its note: one that was stopped between the
+/// two writes has the note alone.
 async fn ours(sites: &Api<Site>, name: &str, restore: &str) -> kube::Result<Option<Site>> {
     let live = sites.get_opt(name).await?;
-    let mark = |site: &Site| site.annotations().get(names::ANNOTATION_RESTORE).cloned();
-    Ok(live.filter(|site| mark(site).as_deref() == Some(restore)))
+    let is_ours = |site: &Site| {
+        let mark = site.annotations().get(names::ANNOTATION_RESTORE);
+        let noted = site.status.as_ref().and_then(|status| status.restore.as_ref());
+        mark.is_some_and(|by| by == restore)
+            || noted.is_some_and(|noted| noted.restore_ref.name == restore)
+    };
+    Ok(live.filter(is_ours))
 }
 
 async fn write_status(sites: &Api<Site>, live: &Site, status: Value) -> kube::Result<()> {
