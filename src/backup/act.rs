@@ -28,7 +28,7 @@ pub async fn back_up(ctx: &Context, store: &Store, job: &Job) -> Outcome {
 
 async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome, Outcome> {
     // Before the work, not after it: a store that is away costs one small request.
-    store.probe().await.map_err(unavailable)?;
+    store.is_there().await.map_err(unavailable)?;
     let kinds = ctx.kinds(Duration::ZERO).await.map_err(unseen)?;
     let walk = begin(ctx, job, &kinds).await.map_err(unseen)?;
     if let Some(why) = lost(&job.recorded, walk.namespaces()) {

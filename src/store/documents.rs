@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectStoreExt, PutPayload};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -36,11 +36,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned,
     {
-        let payload = PutPayload::from(self.seal_document(place, document)?);
-        match self.objects.put_opts(&Path::from(place), payload, PutMode::Create.into()).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(StoreError::unwritable(&self.url, error)),
-        }
+        self.create(&Path::from(place), self.seal_document(place, document)?).await?;
         self.document(place).await?.ok_or_else(|| StoreError::Unwritable {
             url: self.url.clone(),
             why: format!("{place} was written, and is not there"),
@@ -53,6 +49,7 @@ impl Store {
         T: Serialize,
     {
         let payload = PutPayload::from(self.seal_document(place, document)?);
+        self.is_there().await?;
         let put = self.objects.put(&Path::from(place), payload).await;
         put.map(drop).map_err(|error| StoreError::unwritable(&self.url, error))
     }
@@ -131,8 +128,7 @@ impl Store {
 mod tests {
     use std::sync::Arc;
 
-    use object_store::memory::InMemory;
-
+    use super::super::tests::{memory, unmounted};
     use super::*;
     use crate::api::TargetKind;
     use crate::store::{Keys, Purge, layout, ledger};
@@ -156,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_ledger_is_written_once_and_only_by_us() {
-        let anybody = Store::over(Arc::new(InMemory::new()), "memory://");
+        let anybody = memory();
         let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys");
         let mut ours = Keys::default();
         ours.sign_with(format!("{keys}/test-signing-key.pem").as_ref()).unwrap();
@@ -185,8 +181,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_is_gone_is_not_an_empty_one() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = unmounted();
         assert!(store.catalogue().await.is_err(), "nothing is there, not even the probe");
+        // A write would make the folder anew, where nobody looks for it.
+        let error = store.put_over("policies/p/u.json", &json!({})).await.unwrap_err();
+        assert!(error.to_string().contains("without even the probe"), "{error}");
+        assert!(store.put_once("restores/u.json", &json!({})).await.is_err());
         store.probe().await.unwrap();
         assert!(store.catalogue().await.unwrap().entries.is_empty());
         assert!(store.listing_of("s-1").await.unwrap().entries.is_empty());

@@ -162,8 +162,11 @@ impl Store {
     }
 
     /// Whether this still is the store that was opened: a folder that is gone, or not mounted, lists
-    /// as one that is empty.
-    async fn is_there(&self) -> Result<(), StoreError> {
+    /// as one that is empty, and would be made anew by whoever writes into it.
+    ///
+    /// # Errors
+    /// It is not, or cannot be asked.
+    pub async fn is_there(&self) -> Result<(), StoreError> {
         match self.objects.head(&Path::from(PROBE)).await {
             Ok(_) => Ok(()),
             Err(object_store::Error::NotFound { .. }) => Err(StoreError::Unreadable {

@@ -235,6 +235,7 @@ impl Store {
 
     /// Writes a small object that is not there yet; one that is there is left as it is.
     pub(super) async fn create(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        self.is_there().await?;
         match super::upload::put(&*self.objects, path, bytes, PutMode::Create).await {
             Ok(()) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(StoreError::unwritable(&self.url, error)),
@@ -256,8 +257,8 @@ mod tests {
     use std::sync::Arc;
 
     use object_store::PutPayload;
-    use object_store::memory::InMemory;
 
+    use super::super::tests::memory;
     use super::*;
 
     fn record(uid: &str, number: u32, tenant: &str) -> Record {
@@ -278,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_that_is_not_closed_counts() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = memory();
         store.put_record(&record("u1", 1, "Acme")).await.unwrap();
         store.put_record(&record("u1", 2, "Acme Corp")).await.unwrap();
         store.put_record(&record("u2", 1, "Bolt")).await.unwrap();
@@ -291,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_written_over() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = memory();
         store.put_record(&record("u1", 1, "Acme")).await.unwrap();
         store.put_record(&record("u1", 1, "Acme")).await.expect("the same again is no error");
         let error = store.put_record(&record("u1", 1, "Other")).await.unwrap_err();
@@ -301,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_damaged_record_is_not_taken_for_one() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = memory();
         let text = store.seal(&record("u1", 1, "Acme")).unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap().replace("Acme", "Evil");
         let path = Path::from(layout::record("u1", 1));
@@ -312,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn records_are_signed_and_encrypted_as_archives_are() {
         let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys");
-        let none = Store::over(Arc::new(InMemory::new()), "memory://");
+        let none = memory();
         let with = |signing: &str, identity: bool| {
             let mut keys_of = crate::store::Keys::default();
             keys_of.sign_with(format!("{keys}/test-{signing}-key.pem").as_ref()).unwrap();

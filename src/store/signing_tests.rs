@@ -153,7 +153,6 @@ async fn listed_end(store: &Store, entry: &CatalogueEntry) -> Result<Manifest, S
 #[tokio::test]
 async fn b1_a_catalogue_that_disagrees_with_its_archive_is_told() {
     let store = memory();
-    store.probe().await.unwrap();
     let right = listed(&written(&store, 3).await);
     listed_end(&store, &right).await.unwrap();
     type Change = fn(&mut CatalogueEntry);

@@ -42,8 +42,17 @@ pub(super) fn entry_of(object: &Value) -> Entry {
     }
 }
 
-pub(super) fn memory() -> Store {
+/// A store without its probe, as a folder that is not mounted.
+pub(super) fn unmounted() -> Store {
     Store::over(Arc::new(InMemory::new()), "memory:///")
+}
+
+pub(super) fn memory() -> Store {
+    let objects = InMemory::new();
+    let path = Path::from(super::PROBE);
+    let probe = objects.put(&path, PutPayload::from_static(b"here"));
+    futures::executor::block_on(probe).unwrap();
+    Store::over(Arc::new(objects), "memory:///")
 }
 
 pub(super) async fn written(store: &Store, n: usize) -> Written {
@@ -288,7 +297,7 @@ async fn b1_forgeries_are_seen() {
 
 #[tokio::test]
 async fn b1_another_archive_than_expected_is_seen() {
-    let store = memory();
+    let store = unmounted();
     let away = store.verify("sites/none.jsonl.zst", expected()).await.unwrap_err();
     assert!(away.may_pass(), "an empty store may be a volume that is not mounted: {away}");
     store.probe().await.unwrap();
