@@ -11,7 +11,6 @@ mod choose;
 mod compare;
 mod create;
 pub mod decide;
-pub mod estimate;
 mod gate;
 mod going;
 mod index;
