@@ -30,9 +30,11 @@ pub struct Metrics {
     pub purged: Family<Kind, Counter>,
     /// DeletionRequests that ended, by state and reason.
     pub requests_ended: Family<Ended, Counter>,
-    requests: Family<State, Gauge>,
+    requests: Family<InState, Gauge>,
     gates: Family<Gate, Gauge>,
     open: Mutex<Option<CountRequests>>,
+    /// Archives that were taken out of the store because they had expired.
+    pub expired_archives: Counter,
     /// Deletes that got past the guard, by kind.
     pub unexpected_deletes: Family<Kind, Counter>,
     /// Entities that were deleted past the guard and are not created anew, or purged, yet, by kind.
@@ -43,6 +45,16 @@ pub struct Metrics {
     pub last_contact: Gauge<f64, AtomicU64>,
     /// Whether this process holds the lease.
     pub lease_held: Gauge,
+    /// Restores that have not ended, by state.
+    pub restores: Family<State, Gauge>,
+    /// Sites of those restores, by stage.
+    pub restore_sites: Family<AtStage, Gauge>,
+    /// Objects that restores created.
+    pub restore_objects_created: Counter,
+    /// Requests of restores that may be in flight at a time.
+    pub restore_request_limit: Gauge,
+    /// Requests of restores to which the API server said that it has too much to do.
+    pub restore_requests_refused: Counter,
     backing_off: Family<Room, Gauge>,
     unparsable: Family<Room, Gauge>,
     counters: Mutex<BTreeMap<&'static str, CountOf>>,
@@ -76,7 +88,7 @@ impl fmt::Debug for CountRequests {
 
 /// Labels of the gauge of requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct State {
+struct InState {
     state: String,
 }
 
@@ -143,6 +155,20 @@ pub struct Source {
     pub url: String,
 }
 
+/// Labels of [`Metrics::restores`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct State {
+    /// `waiting`, for what it restores from, or `running`.
+    pub state: &'static str,
+}
+
+/// Labels of [`Metrics::restore_sites`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AtStage {
+    /// `queued`, `restoring`, `waiting`, `verified` or `failed`.
+    pub stage: &'static str,
+}
+
 impl Metrics {
     /// Metrics that were never touched.
     pub fn new() -> Self {
@@ -189,6 +215,12 @@ impl Metrics {
             "Gates of open DeletionRequests that are not open, by condition and reason",
             gates.clone(),
         );
+        let expired_archives = Counter::default();
+        registry.register(
+            "expired_archives",
+            "Archives that were taken out of the store because they had expired",
+            expired_archives.clone(),
+        );
         let unexpected_deletes = Family::default();
         registry.register(
             "unexpected_deletes",
@@ -224,6 +256,32 @@ impl Metrics {
             "1 if this process holds the lease and works, 0 if it stands by",
             lease_held.clone(),
         );
+        let restores = Family::default();
+        registry.register("restores", "Restores that have not ended", restores.clone());
+        let restore_sites = Family::default();
+        registry.register(
+            "restore_sites",
+            "Sites of the Restores that have not ended, by how far they are",
+            restore_sites.clone(),
+        );
+        let restore_objects_created = Counter::default();
+        registry.register(
+            "restore_objects_created",
+            "Objects that restores created, Sites and namespaces among them",
+            restore_objects_created.clone(),
+        );
+        let restore_request_limit = Gauge::default();
+        registry.register(
+            "restore_request_limit",
+            "Requests of restores that may be in flight at a time: it follows how fast the API server answers",
+            restore_request_limit.clone(),
+        );
+        let restore_requests_refused = Counter::default();
+        registry.register(
+            "restore_requests_refused",
+            "Requests of restores that the API server answered with 429 or 503; they are sent again",
+            restore_requests_refused.clone(),
+        );
         let backing_off = Family::default();
         registry.register(
             "backing_off_objects",
@@ -244,6 +302,11 @@ impl Metrics {
         Self {
             registry: Mutex::new(registry),
             lease_held,
+            restores,
+            restore_sites,
+            restore_objects_created,
+            restore_request_limit,
+            restore_requests_refused,
             backing_off,
             unparsable,
             counters: Mutex::default(),
@@ -252,6 +315,7 @@ impl Metrics {
             guard_in_place,
             warnings,
             purged,
+            expired_archives,
             unexpected_deletes,
             unexpected_deletes_open,
             alert_source_up,
@@ -282,6 +346,8 @@ impl Metrics {
         *lock(&self.open) = None;
         self.requests.clear();
         self.gates.clear();
+        self.restores.clear();
+        self.restore_sites.clear();
     }
 
     /// All of it in the OpenMetrics text format.
@@ -296,7 +362,7 @@ impl Metrics {
             let counts = (count.0)();
             self.requests.clear();
             for (state, n) in counts.states {
-                self.requests.get_or_create(&State { state }).set(number(n));
+                self.requests.get_or_create(&InState { state }).set(number(n));
             }
             self.gates.clear();
             for ((gate, reason), n) in counts.gates {

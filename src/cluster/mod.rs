@@ -14,6 +14,8 @@ pub mod form;
 mod guard;
 mod guard_watch;
 pub mod lease;
+mod limit;
+pub mod limiter;
 mod lookup;
 pub mod metrics;
 pub mod order;

@@ -11,6 +11,7 @@ use super::gates::PurgeToken;
 use super::ledger;
 use super::observe::{Facts, LABEL_REQUEST_UID, SiteFacts};
 use super::purge::Step;
+use super::rolling_ledger;
 use crate::api::{
     App, Backup, BackupPurpose, BackupSpec, Deletion, DeletionRequest, Site, SiteRef, names,
 };
@@ -19,13 +20,14 @@ use crate::cluster::{
     Context, During, Error, Exact, Result, create_if_absent, delete_exact, patch_exact,
     set_finalizer,
 };
+use crate::store::Store;
 
 /// Carries the effects out, in order. The first that fails ends it; the rest is decided again, on
 /// what then is so.
 ///
 /// # Errors
 /// Any write that fails; a conflict when what was decided on has changed since.
-pub async fn act(ctx: &Context, facts: &Facts, effects: &[Effect]) -> Result<()> {
+pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]) -> Result<()> {
     for effect in effects {
         match effect {
             Effect::AddFinalizer => finalizer(ctx, facts, true).await?,
@@ -46,8 +48,16 @@ pub async fn act(ctx: &Context, facts: &Facts, effects: &[Effect]) -> Result<()>
                 };
                 release(ctx, live, &facts.request_uid()).await?;
             }
-            Effect::Reserve { ledger, text } => ledger::write(ctx, ledger.as_ref(), text).await?,
-            Effect::Purge(token, step) => purge(ctx, token, step).await?,
+            Effect::Reserve { ledger, text } => {
+                rolling_ledger::write(ctx, ledger.as_ref(), text).await?;
+            }
+            Effect::Purge(token, step) => {
+                if matches!(step, Step::DeleteSite(_) | Step::FinishSite(..)) {
+                    // The last that tells of it goes: the store must know that it was wanted.
+                    ledger::note(ctx, store, facts, token.entity_uid()).await?;
+                }
+                purge(ctx, token, step).await?;
+            }
         }
     }
     Ok(())

@@ -25,6 +25,7 @@ pub mod purge;
 #[cfg(test)]
 mod random_tests;
 pub mod rolling;
+mod rolling_ledger;
 #[cfg(test)]
 mod world;
 
@@ -45,6 +46,7 @@ use crate::api::{
 };
 use crate::cluster::metrics::{Ended, RequestCounts};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
+use crate::store::Store;
 
 pub use observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
 
@@ -54,15 +56,15 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const CHANGED: Duration = Duration::from_millis(200);
 
 /// Runs the room until shutdown.
-pub async fn run(ctx: Context, down: Shutdown) {
+pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
-        run_requests(ctx.clone(), down.clone()),
-        policy::run(ctx.clone(), down.clone()),
+        run_requests(ctx.clone(), store.clone(), down.clone()),
+        policy::run(ctx.clone(), store, down.clone()),
         watch_guard(ctx, down),
     );
 }
 
-async fn run_requests(ctx: Context, down: Shutdown) {
+async fn run_requests(ctx: Context, ledger: Store, down: Shutdown) {
     let requests: Api<DeserializeGuard<DeletionRequest>> = Api::all(ctx.client.clone());
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());
@@ -79,13 +81,14 @@ async fn run_requests(ctx: Context, down: Shutdown) {
     let context = ctx.clone();
     let sources = Arc::<Sources>::default();
     drive("deletion", controller, ctx, TIMEOUT, down, move |request| {
-        reconcile(context.clone(), sources.clone(), request)
+        reconcile(context.clone(), ledger.clone(), sources.clone(), request)
     })
     .await;
 }
 
 async fn reconcile(
     ctx: Context,
+    ledger: Store,
     sources: Arc<Sources>,
     request: Arc<DeletionRequest>,
 ) -> Result<Action> {
@@ -94,7 +97,7 @@ async fn reconcile(
     };
     let decision = decide::decide(&facts, ctx.now());
     let written = async {
-        act::act(&ctx, &facts, &decision.effects).await?;
+        act::act(&ctx, &ledger, &facts, &decision.effects).await?;
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.

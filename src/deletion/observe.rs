@@ -12,13 +12,13 @@ use super::alertmanager::Sources;
 use super::alerts::Answers;
 use super::backups::{backup_of, is_verified};
 use super::gates::has_started;
-use super::ledger;
 use super::rolling::RollingFacts;
+use super::rolling_ledger;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
-use crate::cluster::collect::{Freshness, collect};
+use crate::cluster::collect::live_digest;
 use crate::cluster::unexpected::asks_for;
 use crate::cluster::{
     Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
@@ -249,7 +249,7 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
     let api_time = api_server_time(client).await?;
     let mut rolling = RollingFacts::default();
     if state == RequestState::Purging {
-        rolling = ledger::observe(ctx, request.spec.target.kind, api_time).await?;
+        rolling = rolling_ledger::observe(ctx, request.spec.target.kind, api_time).await?;
     }
     Ok(Some(Facts { request, holders, sites, policies, others, guard, alerts, rolling, api_time }))
 }
@@ -436,9 +436,9 @@ async fn read_digest(ctx: &Context, site: &mut SiteFacts) -> Result<()> {
     let name = site.site.name_any();
     let doing = format!("compare Site {name} with its backup");
     let kinds = ctx.kinds(std::time::Duration::ZERO).await?;
-    let collection = collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Live)
+    let digest = live_digest(&ctx.client, &kinds, &name, &namespaces)
         .await
         .map_err(|error| Error::answer(doing, error))?;
-    site.live_digest = Some(collection.root_digest());
+    site.live_digest = Some(digest);
     Ok(())
 }

@@ -8,14 +8,20 @@
 mod alertmanager;
 mod alerts;
 mod app;
+mod archive;
+mod asked;
 mod backup;
 mod bad_input;
 mod demo;
+mod mass;
 mod past_guard;
 mod process;
 mod restore;
 mod road;
+mod roundtrip;
+mod schedule;
 mod site;
+mod sources;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;

@@ -6,7 +6,9 @@ use clap::Args as _;
 
 use super::args::Args;
 use crate::cluster::Metrics;
-use crate::cluster::metrics::{Counts, Ended, Kind, Reconciled, RequestCounts, Room, Source};
+use crate::cluster::metrics::{
+    AtStage, Counts, Ended, Kind, Reconciled, RequestCounts, Room, Source, State,
+};
 use crate::guard;
 
 /// The page, with `$FLAGS`, `$METRICS`, `$RIGHTS` and `$ROLES` in place of the tables.
@@ -50,6 +52,8 @@ fn metrics() -> String {
         states: [(String::new(), 1)].into(),
         gates: [one()].into(),
     });
+    drop(metrics.restores.get_or_create(&State { state: "" }));
+    drop(metrics.restore_sites.get_or_create(&AtStage { stage: "" }));
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {
