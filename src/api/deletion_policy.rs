@@ -145,8 +145,8 @@ pub struct Rolling {
     /// The most entities of a kind in that span. Default 50.
     #[schemars(range(min = 1, max = 1000))]
     pub max_entities: i64,
-    /// The most entities of a kind in that span, in percent of those that there are, rounded up.
-    /// Default 5.
+    /// The most entities of a kind in that span, in percent of those that there are and those that
+    /// went in that span, rounded up. Default 5.
     #[schemars(range(min = 1, max = 100))]
     pub max_percent: i64,
 }

@@ -7,6 +7,8 @@ mod act;
 mod alertmanager;
 pub mod alerts;
 mod backups;
+#[cfg(test)]
+mod cancel_tests;
 pub mod decide;
 pub mod digest;
 #[cfg(test)]

@@ -193,6 +193,7 @@ struct Used<'a> {
     entries: Vec<&'a Entry>,
     most: i64,
     rolling: Rolling,
+    /// Entities that there are, and those that count.
     fleet: i64,
 }
 
@@ -210,8 +211,11 @@ fn used<'a>(
         .filter(|e| e.kind == kind)
         .filter(|e| apart.is_none_or(|entity| !is_for(e, case, entity)))
         .filter(|e| now < frees(e, rolling))
-        .collect();
-    let fleet = case.facts.rolling.fleet;
+        .collect::<Vec<_>>();
+    // The fleet as it was: a share of what is left would shrink with each that goes, and 100 %
+    // would not mean all.
+    let gone = i64::try_from(entries.len()).unwrap_or(i64::MAX);
+    let fleet = case.facts.rolling.fleet.saturating_add(gone);
     // Rounded up: the smallest number that is not less than the share.
     let share = fleet.saturating_mul(rolling.max_percent).saturating_add(99) / 100;
     Used { entries, most: rolling.max_entities.min(share), rolling: rolling.clone(), fleet }

@@ -27,6 +27,9 @@ fn gated(entries: Vec<Entry>, most: i64, percent: i64, fleet: i64) -> Gated {
     gated.head.policy.blast_radius.rolling = rolling.clone();
     policy(&mut gated.facts).blast_radius.rolling = rolling;
     gated.approved_by(&["ann", "bob"]);
+    // The fleet is as it was before those went.
+    let gone = entries.iter().filter(|e| e.kind == TargetKind::Site).count() as i64;
+    let fleet = fleet - gone;
     gated.facts.rolling = RollingFacts { ledger: Ledger::Read(ledger(1), entries), fleet };
     gated
 }
@@ -60,6 +63,9 @@ fn so_many_and_not_one_more() {
         (0, 50, 5, 1, true),
         (1, 50, 5, 1, false),
         (0, 50, 5, 0, false),
+        // All of it.
+        (3, 50, 100, 4, true),
+        (3, 50, 75, 4, false),
     ] {
         let what = format!("{entries} of {most}, {percent} % of {fleet}");
         let gated = gated(full(entries), most, percent, fleet);

@@ -17,10 +17,10 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// The cluster and everybody in it.
 #[derive(Clone)]
-struct Stage {
-    admin: User,
-    alice: User,
-    bob: User,
+pub struct Stage {
+    pub admin: User,
+    pub alice: User,
+    pub bob: User,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,11 +31,7 @@ async fn alerts_cancel_and_limits_hold() {
     let Some(sandbox) = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await else { return };
     sandbox.install().await.expect("it can be installed");
     let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
-    let stage = Stage {
-        admin: User::admin(&sandbox),
-        alice: User::person(&sandbox, "alice", "reprieve-requester"),
-        bob: User::person(&sandbox, "bob", "reprieve-approver"),
-    };
+    let stage = Stage::with(&sandbox);
     let scenes: [fn(&Stage); 5] = [
         without_a_watchdog_nothing_goes,
         alerts_cancel_what_is_held,
@@ -63,8 +59,17 @@ async fn alerts_cancel_and_limits_hold() {
 }
 
 impl Stage {
+    /// The people of a cluster in which Reprieve is installed.
+    pub fn with(sandbox: &Sandbox) -> Self {
+        Self {
+            admin: User::admin(sandbox),
+            alice: User::person(sandbox, "alice", "reprieve-requester"),
+            bob: User::person(sandbox, "bob", "reprieve-approver"),
+        }
+    }
+
     /// A policy of this name with these fields, and Sites under it; all of them Ready.
-    fn prepare(&self, policy: &str, extra: &Value, sites: usize) -> Vec<String> {
+    pub fn prepare(&self, policy: &str, extra: &Value, sites: usize) -> Vec<String> {
         let mut spec = json!({
             "environment": "Development", "retention": {"minimumSeconds": 10, "defaultSeconds": 10},
             "quorum": {"approvals": 1},
@@ -94,7 +99,7 @@ impl Stage {
     }
 
     /// Alice asks for these Sites with these fields besides, and Bob approves: held.
-    fn hold(&self, name: &str, sites: &[String], extra: &Value) {
+    pub fn hold(&self, name: &str, sites: &[String], extra: &Value) {
         let ids: Vec<String> = sites.iter().map(|site| format!("id-{site}")).collect();
         let mut request = request(name, "Site", &ids);
         for (key, value) in extra.as_object().expect("fields") {
@@ -120,7 +125,7 @@ impl Stage {
     }
 
     /// These are there, held or not, with everything in them.
-    fn expect_intact(&self, sites: &[String]) {
+    pub fn expect_intact(&self, sites: &[String]) {
         for site in sites {
             let live = self.admin.get(&format!("site {site}"));
             assert!(live["metadata"]["deletionTimestamp"].is_null(), "{site}: {live}");
@@ -128,7 +133,7 @@ impl Stage {
         }
     }
 
-    fn until_active(&self, sites: &[String]) {
+    pub fn until_active(&self, sites: &[String]) {
         for site in sites {
             self.admin.until(&format!("site {site}"), "Active", |live| {
                 live["status"]["state"] == "Active" && live["status"]["deletion"].is_null()
@@ -174,7 +179,7 @@ fn alerts_cancel_what_is_held(stage: &Stage) {
     let mut names = vec![];
     for (n, site) in sites.iter().enumerate() {
         let name = format!("held-{n}");
-        stage.hold(&name, &[site.clone()], &long);
+        stage.hold(&name, std::slice::from_ref(site), &long);
         let held = |live: &Value| condition(live, "AlertsClear").starts_with("True AlertsClear");
         stage.alice.until(&format!("dreq {name}"), "held", |live| {
             live["status"]["state"] == "Held"

@@ -16,6 +16,7 @@ mod demo;
 mod mass;
 mod past_guard;
 mod process;
+mod races;
 mod restore;
 mod road;
 mod roundtrip;
