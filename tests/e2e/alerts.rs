@@ -237,29 +237,33 @@ fn alerts_cancel_what_is_held(stage: &Stage) {
 
 /// I4: what is not begun when the alert comes stays.
 fn an_alert_stops_the_purge_between_sites(stage: &Stage) {
+    const SITES: usize = 5;
     let am = Alertmanager::start().expect("it was built");
     am.live();
-    let sites = stage.prepare("wave", &source(&am.url()), 8);
+    let sites = stage.prepare("wave", &source(&am.url()), SITES);
     stage.hold("wave", &sites, &json!({}));
     stage.alice.until("dreq wave", "a Site purged", |live| {
         live["status"]["progress"]["purged"].as_i64().unwrap_or(0) >= 1
     });
     let since = Instant::now();
-    am.fire(&down(&sites[7]));
+    am.fire(&down(&sites[SITES - 1]));
     let live = stage.alice.until_state("wave", "Cancelled");
     let taken = since.elapsed();
     assert!(taken < SOON, "expected within {SOON:?}; seen: {taken:?}");
     expect_condition(&live, "Succeeded", &["False CancelledByAlert", "SiteDown"]);
     let progress = &live["status"]["progress"];
     let purged = usize::try_from(progress["purged"].as_i64().unwrap_or(0)).expect("a number");
-    eprintln!("between Sites: {purged} of 8 purged, cancelled after {:.1} s", taken.as_secs_f64());
-    assert!((1..8).contains(&purged), "{progress}");
+    eprintln!(
+        "between Sites: {purged} of {SITES} purged, cancelled after {:.1} s",
+        taken.as_secs_f64()
+    );
+    assert!((1..SITES).contains(&purged), "{progress}");
     let left: Vec<String> = sites
         .iter()
         .filter(|s| stage.admin.kubectl(&format!("get site {s}")).ok)
         .cloned()
         .collect();
-    assert_eq!(left.len() + purged, 8, "{left:?} {progress}");
+    assert_eq!(left.len() + purged, SITES, "{left:?} {progress}");
     stage.expect_intact(&left);
     stage.until_active(&left);
 }
