@@ -11,6 +11,8 @@ mod choose;
 mod compare;
 mod create;
 pub mod decide;
+#[cfg(test)]
+mod fixtures;
 mod gate;
 mod going;
 mod index;
