@@ -157,6 +157,13 @@ pub enum RestoreStore {
     All,
 }
 
+impl Restore {
+    /// Whether it has ended, well or not.
+    pub fn has_ended(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.completion_time.is_some())
+    }
+}
+
 /// What is known of a Restore.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -3,7 +3,7 @@
 use kube::Api;
 
 use super::catalogue;
-use super::decide::{Facts, has_ended};
+use super::decide::Facts;
 use crate::api::{Backup, DeletionRequest, Restore};
 use crate::cluster::{Context, During, Result};
 use crate::store::Store;
@@ -18,7 +18,7 @@ pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<
     let Some(restore) = restores.get_opt(name).await.during(doing)? else {
         return Ok(None);
     };
-    if has_ended(restore.status.as_ref()) {
+    if restore.has_ended() {
         return Ok(Some(Facts::of(restore)));
     }
     let mut request = None;

@@ -348,3 +348,7 @@ async fn compare(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "site_tests.rs"]
+mod tests;
