@@ -268,7 +268,10 @@ impl Work {
             self.stages.set(&job.name, "Verifying");
         }
         let made = progress.created.clone().unwrap_or_default();
-        let attempt = site::verify(self, &maker, job, plan, &made).await;
+        let attempt = match site::still_starting(&maker, plan, &made).await? {
+            Some(why) => Err(Attempt::Waiting(Reason::WaitingForReady, why)),
+            None => site::verify(self, &maker, job, plan, &made).await,
+        };
         if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
             self.stages.set(&job.name, "WaitingForReady");
         }

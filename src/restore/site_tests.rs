@@ -37,7 +37,7 @@ async fn every_object_of_every_page_is_read_as_it_is() {
         let maker = Maker { client: &client, kinds: &kinds, restore: "r", since: "", own };
         let mut read = BTreeMap::new();
         let mut take = |key: ObjectKey, live: Value| drop(read.insert(key.to_string(), live));
-        let result = read_back(&maker, &plan, &mut take).await;
+        let result = read_back(&maker, reads(&maker, &plan, |_, _| true), &mut take).await;
         assert_eq!(result.is_ok(), whole, "{result:?}");
         assert!(!whole || read == expected, "{read:?}");
     }
