@@ -246,8 +246,10 @@ impl Work {
         let mut since =
             json!(live.meta().creation_timestamp).as_str().unwrap_or_default().to_owned();
         let mut places = Places::new();
-        // One that was just made cannot have any of them yet.
-        if !prepared.fresh {
+        // One that was just made cannot have any of them yet; and of one that was lost as a whole
+        // only the creating asks.
+        let lived = living::recorded(&live).is_some();
+        if !prepared.fresh && (lived || progress.created.is_none()) {
             places = self.places(&live, &plan.namespaces()).await?;
         }
         if let Some(before) = living::recorded(&live) {

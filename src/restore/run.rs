@@ -29,7 +29,7 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 /// How long after its begin no new site is begun while some are not prepared.
 const UNPREPARED: Duration = Duration::from_secs(15);
 /// How long a site is under way before it says at which stage.
-const TELL_STAGE_AFTER: Duration = Duration::from_secs(3);
+const TELL_STAGE_AFTER: Duration = Duration::from_secs(10);
 /// How often the world is looked at: whether to stop, what to tell.
 const TICK: Duration = Duration::from_millis(250);
 /// Between two writes of the progress.
