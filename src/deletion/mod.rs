@@ -11,6 +11,8 @@ pub mod digest;
 mod fixtures;
 pub mod gates;
 mod hold;
+#[cfg(test)]
+mod ids_tests;
 mod observe;
 #[cfg(test)]
 mod past_guard_tests;
@@ -19,6 +21,7 @@ mod policy;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;
+mod survey;
 #[cfg(test)]
 mod world;
 
@@ -33,6 +36,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 use crate::api::{Backup, DeletionRequest};
+use crate::cluster::metrics::Kind;
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 
 pub use observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
@@ -76,17 +80,22 @@ async fn reconcile(ctx: Context, request: Arc<DeletionRequest>) -> Result<Action
     };
     let decision = decide::decide(&facts, ctx.now());
     let written = async {
-        act::act(&ctx, &facts, &decision.effects).await?;
+        let changed = act::act(&ctx, &facts, &decision.effects).await?;
+        if decision.effects.contains(&decide::Effect::RemoveFinalizer) {
+            // It may be gone by now.
+            return Ok(false);
+        }
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.
-        let added_finalizer = decision.effects.contains(&decide::Effect::AddFinalizer);
-        if added_finalizer || decision.effects.contains(&decide::Effect::RemoveFinalizer) {
-            // The finalizer has changed the request; decide again on what is so now.
-            return Ok(false);
+        let request = changed.as_ref().unwrap_or(&facts.request);
+        write_status(&api, request, facts.request.status.as_ref(), &decision.status, true).await?;
+        if facts.request.status.is_none() {
+            let target = &facts.request.spec.target;
+            let kind = Kind { kind: target.kind.to_string() };
+            let count = u64::try_from(target.ids.len()).unwrap_or(u64::MAX);
+            ctx.metrics.requested_entities.get_or_create(&kind).inc_by(count);
         }
-        let old = facts.request.status.as_ref();
-        write_status(&api, &facts.request, old, &decision.status, true).await?;
         Ok::<_, Error>(true)
     };
     match written.await {

@@ -6,7 +6,7 @@ use clap::Args as _;
 
 use super::args::Args;
 use crate::cluster::Metrics;
-use crate::cluster::metrics::{Counts, Kind, Reconciled, Room};
+use crate::cluster::metrics::{Counts, Kind, Policy, Reconciled, Room, Warned};
 use crate::guard;
 
 /// The page, with `$FLAGS`, `$METRICS`, `$RIGHTS` and `$ROLES` in place of the tables.
@@ -43,6 +43,9 @@ fn metrics() -> String {
     drop(metrics.reconciliations.get_or_create(&Reconciled { room: "", result: "" }));
     drop(metrics.reconcile_seconds.get_or_create(&Room { room: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
+    drop(metrics.guard_probes.get_or_create(&Policy { policy: "" }));
+    drop(metrics.warnings.get_or_create(&Warned { kind: String::new(), reason: "" }));
+    drop(metrics.unexpected_deletes_open.get_or_create(&Kind { kind: String::new() }));
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {
