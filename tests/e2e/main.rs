@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod bad_input;
 mod demo;
+mod dry_run;
 mod past_guard;
 mod process;
 mod restore;
