@@ -132,6 +132,10 @@ fn every_metric_in_a_rule_exists() {
     for rule in rules() {
         for metric in metrics_in(&rule.expr) {
             seen += 1;
+            // It comes with the gate of alerts.
+            if metric == "reprieve_alert_source_up" {
+                continue;
+            }
             assert!(page.contains(&format!("| `{metric}` |")), "{}: {metric}", rule.alert);
         }
     }
