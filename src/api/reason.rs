@@ -93,6 +93,8 @@ reasons! {
     InOtherRequest,
     /// The entities are under different policies.
     SeveralPolicies,
+    /// The plan of so many entities does not fit the status of a request.
+    PlanTooLarge,
     /// The entity is being deleted, restored or is not Active.
     EntityNotActive,
     /// This kind of deletion is not built yet.

@@ -26,6 +26,12 @@ pub struct Metrics {
     pub guard_in_place: Gauge,
     /// Warning events, by kind of object and reason: what wants attention, as alerts can have it.
     pub warnings: Family<Warned, Counter>,
+    /// Dry runs that the guard refused to the operator, which is how it is probed, by policy.
+    pub guard_probes: Family<Policy, Counter>,
+    /// Ids that DeletionRequests asked for, planned or refused, by declared kind.
+    pub requested_entities: Family<Kind, Counter>,
+    /// Sites that lost much of what they held within the last minutes, though nobody asked.
+    pub sites_shrunk: Gauge,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
     /// DeletionRequests that ended, by state and reason.
@@ -76,6 +82,8 @@ pub struct RequestCounts {
     pub states: BTreeMap<String, usize>,
     /// Gates of open requests that are not open, by condition and reason.
     pub gates: BTreeMap<(String, String), usize>,
+    /// Requests that have not ended.
+    pub open: usize,
 }
 
 struct CountRequests(Box<dyn Fn() -> RequestCounts + Send + Sync>);
@@ -141,6 +149,13 @@ pub struct Warned {
     pub reason: &'static str,
 }
 
+/// Labels of [`Metrics::guard_probes`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Policy {
+    /// Name of the admission policy.
+    pub policy: &'static str,
+}
+
 /// Labels of [`Metrics::purged`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
@@ -194,6 +209,29 @@ impl Metrics {
             "warnings",
             "Warning events told, by kind of object and reason",
             warnings.clone(),
+        );
+        let guard_probes = Family::default();
+        registry.register(
+            "guard_probes",
+            "Dry runs that the guard refused to the operator, which is how it is probed: the API server counts them as denials",
+            guard_probes.clone(),
+        );
+        let requested_entities = Family::default();
+        registry.register(
+            "requested_entities",
+            "Ids that DeletionRequests asked for, whatever became of them, by declared kind",
+            requested_entities.clone(),
+        );
+        for kind in ["Site", "App"] {
+            // There from the start, as below.
+            let kind = Kind { kind: kind.to_owned() };
+            let _ = Family::<Kind, Counter>::get_or_create(&requested_entities, &kind);
+        }
+        let sites_shrunk = Gauge::default();
+        registry.register(
+            "sites_shrunk",
+            "Sites that lost more than a quarter of their objects within the last 15 minutes and are neither purged nor restored",
+            sites_shrunk.clone(),
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
@@ -314,6 +352,9 @@ impl Metrics {
             reconcile_seconds,
             guard_in_place,
             warnings,
+            guard_probes,
+            requested_entities,
+            sites_shrunk,
             purged,
             expired_archives,
             unexpected_deletes,
@@ -340,6 +381,7 @@ impl Metrics {
     /// Forgets what was true of the rooms while they ran.
     pub fn rooms_ended(&self) {
         lock(&self.counters).clear();
+        self.sites_shrunk.set(0);
         self.unparsable.clear();
         self.backing_off.clear();
         self.alert_source_up.clear();
@@ -363,6 +405,10 @@ impl Metrics {
             self.requests.clear();
             for (state, n) in counts.states {
                 self.requests.get_or_create(&InState { state }).set(number(n));
+            }
+            if counts.open == 0 {
+                // What was so when the last one asked may have changed long ago.
+                self.alert_source_up.clear();
             }
             self.gates.clear();
             for ((gate, reason), n) in counts.gates {

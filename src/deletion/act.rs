@@ -23,15 +23,22 @@ use crate::cluster::{
 use crate::store::Store;
 
 /// Carries the effects out, in order. The first that fails ends it; the rest is decided again, on
-/// what then is so.
+/// what then is so. Answers the request with its finalizer, where that was added: nothing else of
+/// it is otherwise than it was observed, or the write would have been a conflict.
 ///
 /// # Errors
 /// Any write that fails; a conflict when what was decided on has changed since.
-pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]) -> Result<()> {
+pub async fn act(
+    ctx: &Context,
+    store: &Store,
+    facts: &Facts,
+    effects: &[Effect],
+) -> Result<Option<DeletionRequest>> {
+    let mut request = None;
     for effect in effects {
         match effect {
-            Effect::AddFinalizer => finalizer(ctx, facts, true).await?,
-            Effect::RemoveFinalizer => finalizer(ctx, facts, false).await?,
+            Effect::AddFinalizer => request = finalizer(ctx, facts, true).await?,
+            Effect::RemoveFinalizer => finalizer(ctx, facts, false).await.map(drop)?,
             Effect::CreateBackup { name, site, keep_until } => {
                 let Some(live) = facts.sites.get(site) else { continue };
                 create_backup(ctx, facts, live, name, *keep_until).await?;
@@ -60,12 +67,12 @@ pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]
             }
         }
     }
-    Ok(())
+    Ok(request)
 }
 
-async fn finalizer(ctx: &Context, facts: &Facts, present: bool) -> Result<()> {
+async fn finalizer(ctx: &Context, facts: &Facts, present: bool) -> Result<Option<DeletionRequest>> {
     let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
-    set_finalizer(&api, &facts.request, present).await.map(drop)
+    set_finalizer(&api, &facts.request, present).await
 }
 
 async fn create_backup(

@@ -15,6 +15,8 @@ pub mod digest;
 mod fixtures;
 pub mod gates;
 mod hold;
+#[cfg(test)]
+mod ids_tests;
 mod ledger;
 mod observe;
 #[cfg(test)]
@@ -28,6 +30,7 @@ pub mod purge;
 mod random_tests;
 pub mod rolling;
 mod rolling_ledger;
+mod survey;
 #[cfg(test)]
 mod world;
 
@@ -46,7 +49,7 @@ use crate::api::{
     Backup, ConditionStatus, ConditionType, Conditions, DeletionRequest, DeletionRequestStatus,
     RequestState,
 };
-use crate::cluster::metrics::{Ended, RequestCounts};
+use crate::cluster::metrics::{Ended, Kind, RequestCounts};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 use crate::store::Store;
 
@@ -99,17 +102,22 @@ async fn reconcile(
     };
     let decision = decide::decide(&facts, ctx.now());
     let written = async {
-        act::act(&ctx, &ledger, &facts, &decision.effects).await?;
+        let changed = act::act(&ctx, &ledger, &facts, &decision.effects).await?;
+        if decision.effects.contains(&decide::Effect::RemoveFinalizer) {
+            // It may be gone by now.
+            return Ok(false);
+        }
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.
-        let added_finalizer = decision.effects.contains(&decide::Effect::AddFinalizer);
-        if added_finalizer || decision.effects.contains(&decide::Effect::RemoveFinalizer) {
-            // The finalizer has changed the request; decide again on what is so now.
-            return Ok(false);
+        let request = changed.as_ref().unwrap_or(&facts.request);
+        write_status(&api, request, facts.request.status.as_ref(), &decision.status, true).await?;
+        if facts.request.status.is_none() {
+            let target = &facts.request.spec.target;
+            let kind = Kind { kind: target.kind.to_string() };
+            let count = u64::try_from(target.ids.len()).unwrap_or(u64::MAX);
+            ctx.metrics.requested_entities.get_or_create(&kind).inc_by(count);
         }
-        let old = facts.request.status.as_ref();
-        write_status(&api, &facts.request, old, &decision.status, true).await?;
         Ok::<_, Error>(true)
     };
     match written.await {
@@ -152,6 +160,7 @@ fn count(requests: &[Arc<DeserializeGuard<DeletionRequest>>]) -> RequestCounts {
         if state.is_final() {
             continue;
         }
+        counts.open += 1;
         for (type_, _) in gates::GATES {
             if let Some(gate) = status.conditions.get(type_)
                 && gate.status != ConditionStatus::True

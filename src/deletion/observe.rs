@@ -1,10 +1,9 @@
 //! What is so: one request, everything that it means, and everything that its gates ask. Live
 //! reads, every one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
@@ -14,19 +13,17 @@ use super::backups::{backup_of, is_verified};
 use super::gates::has_started;
 use super::rolling::RollingFacts;
 use super::rolling_ledger;
+use super::survey;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::live_digest;
-use crate::cluster::unexpected::asks_for;
 use crate::cluster::{
-    Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
-    lookup, observe_guard,
+    Context, During, EntityRow, Error, Exact, FEW_IDS, GuardState, Holder, ProbeTargets, Result,
+    api_server_time, by_id, list_entities, lookup, observe_guard,
 };
 
-/// Sites that are read at the same time.
-const CONCURRENCY: usize = 8;
 /// Label on a Backup: UID of the DeletionRequest that it was made for.
 pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
 
@@ -60,7 +57,7 @@ pub struct SiteFacts {
     pub site: Site,
     /// Its namespaces that exist: those that it names, and those that have its label.
     pub namespaces: Vec<Namespace>,
-    /// The Apps in them.
+    /// The Apps in them. While the plan is made, of each only id, name and UID.
     pub apps: Vec<App>,
     /// The Backups that were made of it for this request, oldest first.
     pub backups: Vec<Backup>,
@@ -201,34 +198,33 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
     let status = request.status.clone().unwrap_or_default();
     let state = status.state.unwrap_or(RequestState::Planning);
     let planned = status.plan.as_ref().map_or(&[][..], |plan| &plan.entities);
-    let mut holders = HashMap::new();
-    let mut others = vec![];
+    let mut scope = ScopeFacts::default();
     // A cancel must work whatever cannot be read: a CustomResourceDefinition that is gone, say.
     let ends = matches!(state, RequestState::Planning | RequestState::AwaitingApproval)
         && wants_to_end(&request);
-    let names: Vec<String> = match state {
-        _ if ends => vec![],
+    match state {
+        _ if ends => {}
         RequestState::Planning | RequestState::AwaitingApproval => {
-            holders = lookup(client, &request.spec.target.ids).await?;
-            others = other_requests(ctx, &request).await?;
-            let all = holders.values().flatten();
-            all.filter(|h: &&Holder| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
+            scope = observe_scope(ctx, &request).await?;
         }
         // From here on the plan says what is meant, not the ids: an id may have moved.
         RequestState::Held | RequestState::Purging => {
-            planned.iter().map(|e| e.name.clone()).collect()
+            let names = planned.iter().map(|e| e.name.clone()).collect();
+            scope.sites = survey::sites(ctx, &names, &request).await?;
+            survey::read_apps(ctx, &mut scope.sites).await?;
+            survey::read_claims(ctx, &mut scope.sites).await?;
+            survey::read_backups(ctx, &mut scope.sites, &request).await?;
         }
         // Nothing is asked of what has ended.
         RequestState::Completed
         | RequestState::Refused
         | RequestState::Expired
-        | RequestState::Cancelled => vec![],
-    };
-    let mut sites = BTreeMap::new();
+        | RequestState::Cancelled => {}
+    }
+    let ScopeFacts { holders, mut sites, others } = scope;
     let mut policies = BTreeMap::new();
     let mut guard = GuardState::default();
     if !state.is_final() && !ends {
-        sites = observe_sites(ctx, names, &request).await?;
         // The plan's policy is asked for even when no Site names it any more: it still binds.
         let head = status.plan.as_ref().and_then(|p| p.head.as_ref());
         policies = read_policies(ctx, sites.values(), head.map(|h| h.policy_name.clone())).await?;
@@ -254,6 +250,47 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
     Ok(Some(Facts { request, holders, sites, policies, others, guard, alerts, rolling, api_time }))
 }
 
+/// What the scope of a request is decided on.
+#[derive(Default)]
+struct ScopeFacts {
+    holders: HashMap<String, Vec<Holder>>,
+    sites: BTreeMap<String, SiteFacts>,
+    others: Vec<OpenRequest>,
+}
+
+/// Looks every id up, and reads the Sites that they name. Of each App that is in one of these, what
+/// a list of all Apps shows is enough for a plan: its id, its name and its UID.
+async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> Result<ScopeFacts> {
+    let Target { kind, ids } = &request.spec.target;
+    let of_sites = |holders: &HashMap<String, Vec<Holder>>| {
+        // An id of the other kind refuses the request: nothing more is asked of what has it.
+        let all = holders.values().flatten().filter(|h| h.kind == *kind);
+        all.filter(|h| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
+    };
+    let others = other_requests(ctx, request).await?;
+    if ids.len() <= FEW_IDS {
+        let holders = lookup(&ctx.client, ids).await?;
+        let mut sites = survey::sites(ctx, &of_sites(&holders), request).await?;
+        survey::read_apps(ctx, &mut sites).await?;
+        survey::read_claims(ctx, &mut sites).await?;
+        return Ok(ScopeFacts { holders, sites, others });
+    }
+    let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    let asked = |row: &EntityRow| wanted.contains(row.id.as_str());
+    let mut rows = list_entities(&ctx.client, TargetKind::Site, asked).await?;
+    let holders = by_id(rows.iter().cloned());
+    let mut sites = survey::sites(ctx, &of_sites(&holders), request).await?;
+    let namespaces = survey::namespaces_of(&sites);
+    let inside = |row: &EntityRow| {
+        row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
+    };
+    let apps = list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await?;
+    survey::set_apps(&mut sites, apps.iter().filter(|row| inside(row)));
+    survey::read_claims(ctx, &mut sites).await?;
+    rows.extend(apps.into_iter().filter(asked));
+    Ok(ScopeFacts { holders: by_id(rows), sites, others })
+}
+
 /// Whether a request that holds nothing yet has only to be ended.
 fn wants_to_end(request: &DeletionRequest) -> bool {
     let rejected = |key: &String| key.starts_with(names::REJECTION_PREFIX);
@@ -269,87 +306,6 @@ pub fn next_entity(entities: &[PlanEntity]) -> Option<&PlanEntity> {
         .iter()
         .find(|e| e.phase == EntityPhase::Purging)
         .or_else(|| entities.iter().find(|e| !done(e)))
-}
-
-/// The Sites of these names that exist, each with the Backups that were made of it for the request.
-async fn observe_sites(
-    ctx: &Context,
-    names: Vec<String>,
-    request: &DeletionRequest,
-) -> Result<BTreeMap<String, SiteFacts>> {
-    let api: Api<Backup> = Api::all(ctx.client.clone());
-    let uid = request.uid().unwrap_or_default();
-    let ours = ListParams::default().labels(&format!("{LABEL_REQUEST_UID}={uid}"));
-    let doing = format!("list the Backups for DeletionRequest {}", request.name_any());
-    let mut backups = api.list(&ours).await.during(doing)?.items;
-    backups.sort_by_key(|b| (b.creation_timestamp().map(|t| Time::from(&t)), b.name_any()));
-    let mut sites: BTreeMap<String, SiteFacts> = stream::iter(names)
-        .map(|name| async move { observe_site(ctx, &name).await })
-        .buffer_unordered(CONCURRENCY)
-        .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
-        .try_collect()
-        .await?;
-    for site in sites.values_mut() {
-        let (name, uid) = (site.site.name_any(), site.uid());
-        site.past_guard = site.site.meta().deletion_timestamp.is_some()
-            && asks_for(request, TargetKind::Site, &site.site.spec.id, &name, &uid);
-    }
-    for backup in backups {
-        if let Some(site) = sites.get_mut(&backup.spec.site_ref.name) {
-            site.backups.push(backup);
-        }
-    }
-    Ok(sites)
-}
-
-async fn observe_site(ctx: &Context, name: &str) -> Result<Option<SiteFacts>> {
-    let client = &ctx.client;
-    let sites: Api<Site> = Api::all(client.clone());
-    let Some(site) = sites.get_opt(name).await.during(format!("read Site {name}"))? else {
-        return Ok(None);
-    };
-    let api: Api<Namespace> = Api::all(client.clone());
-    let labelled = ListParams::default().labels(&format!("{}={name}", names::LABEL_SITE));
-    let doing = format!("read the namespaces of Site {name}");
-    let mut namespaces = api.list(&labelled).await.during(&doing)?.items;
-    for namespace in site.namespace_names() {
-        if namespaces.iter().all(|n| n.name_any() != namespace) {
-            namespaces.extend(api.get_opt(&namespace).await.during(&doing)?);
-        }
-    }
-    let mut apps = vec![];
-    let mut claims = vec![];
-    for namespace in &namespaces {
-        let namespace = namespace.name_any();
-        let api: Api<App> = Api::namespaced(client.clone(), &namespace);
-        let list = api.list(&ListParams::default()).await;
-        apps.extend(list.during(format!("list the Apps in namespace {namespace}"))?);
-        claims.extend(observe_claims(ctx, &namespace).await?);
-    }
-    let backups = vec![];
-    let (live_digest, past_guard) = (None, false);
-    Ok(Some(SiteFacts { site, namespaces, apps, backups, claims, live_digest, past_guard }))
-}
-
-async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), namespace);
-    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let list = api.list(&ListParams::default()).await;
-    let mut all = vec![];
-    for claim in list.during(format!("list the claims in namespace {namespace}"))? {
-        let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone());
-        let retained = match volume.filter(|v| !v.is_empty()) {
-            None => true,
-            Some(volume) => volumes
-                .get_opt(&volume)
-                .await
-                .during(format!("read PersistentVolume {volume}"))?
-                .and_then(|v| v.spec?.persistent_volume_reclaim_policy)
-                .is_none_or(|policy| policy == "Retain"),
-        };
-        all.push(Claim { name: format!("{namespace}/{}", claim.name_any()), retained });
-    }
-    Ok(all)
 }
 
 async fn read_policies<'a>(
