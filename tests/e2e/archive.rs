@@ -11,10 +11,8 @@ use reprieve::sandbox::{Operator, Sandbox};
 use reprieve::store::{Archive, Expected, Identity, Options, Store};
 use serde_json::{Value, json};
 
-use crate::user::{User, expect_condition, http, sample};
+use crate::user::{User, expect_canary_untold, expect_condition, make_canary, sample};
 
-/// What must be found nowhere: part of a Secret.
-const CANARY: &str = "kaRnickel-7f3b9e";
 const IDENTITY: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys/test-age-identity.txt");
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
@@ -128,8 +126,7 @@ fn build(stage: &Stage) {
         "apiVersion: example.com/v1\nkind: Moon\nmetadata: {name: phobos, namespace: acme}\n---\n";
     many += "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: quota, namespace: acme}\nspec: {hard: {pods: \"50\"}}\n";
     stage.admin.with_input("create -f -", &many).worked();
-    let secret = format!("create secret generic canary -n acme --from-literal=password={CANARY}");
-    stage.admin.kubectl(&secret).worked();
+    make_canary(&stage.admin, "acme");
     let applied = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied, namespace: acme}\ndata: {a: \"1\"}\n";
     stage.admin.with_input("apply --server-side --field-manager=flux -f -", applied).worked();
 }
@@ -187,39 +184,9 @@ async fn what_is_in_and_in_which_order(stage: &Stage) {
 fn b3_no_secret_is_told_to_anybody(stage: &Stage) {
     let backup = stage.admin.get("bkp whole");
     expect_condition(&backup, "Encrypted", &["True Encrypted", "1 recipients"]);
-    let secret = stage.admin.kubectl("get secret canary -n acme -o jsonpath={.data.password}");
-    // What kubectl shows of it, in the form that an archive has, and as it was given.
-    let encoded = secret.worked().trim_matches('\'').to_owned();
-    assert!(encoded.len() > 10, "{encoded}");
-    let log = std::fs::read(stage.operator.process().log()).expect("a log");
-    assert!(log.len() > 100, "the log is not there");
-    let mut places = vec![
-        ("the log".to_owned(), log),
-        ("events".to_owned(), stage.admin.kubectl("get events -A -o yaml").out.into_bytes()),
-        ("objects".to_owned(), stage.admin.kubectl("get reprieve -A -o yaml").out.into_bytes()),
-        (
-            "metrics".to_owned(),
-            http(stage.operator.listen(), "/metrics").expect("metrics").1.into_bytes(),
-        ),
-    ];
-    let mut folders = vec![stage.sandbox.store_dir()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                places.push((path.display().to_string(), std::fs::read(&path).unwrap()));
-            }
-        }
-    }
-    assert!(places.iter().any(|(name, _)| name.ends_with(".jsonl.zst")), "no archive");
-    for (name, bytes) in places {
-        for word in [CANARY, &encoded] {
-            let found = bytes.windows(word.len()).any(|bytes| bytes == word.as_bytes());
-            assert!(!found, "{word} in {name}");
-        }
-    }
+    let store = Some(stage.sandbox.store_dir());
+    let files = expect_canary_untold(&stage.operator, &stage.admin, "acme", store);
+    assert!(files.iter().any(|name| name.ends_with(".jsonl.zst")), "no archive: {files:?}");
 }
 
 /// Objects that come, go and change while a site is read.

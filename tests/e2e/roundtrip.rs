@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::user::{Stage, expect_condition, request, sample};
+use crate::user::{Stage, expect_canary_untold, expect_condition, make_canary, request, sample};
 use reprieve::cluster::collect::{Collected, Freshness, ObjectState, collect};
 use reprieve::cluster::discover::discover;
 use serde_json::{Value, json};
@@ -116,6 +116,8 @@ async fn a_site_of_every_kind_comes_back_as_it_was() {
     let names: Vec<&str> = names.iter().map(|n| &**n).collect();
     equal(&races_before, &stage.collect("race", &names).await, &[]);
     step("what others wrote, and the accounts");
+    // Its archive is not encrypted, and has it.
+    expect_canary_untold(&stage.operator, &stage.admin, "trip", None);
     stage.sandbox.stop().expect("nothing is left");
 }
 
@@ -160,6 +162,7 @@ fn trip(stage: &Stage) {
             None => admin.with_input("create -n trip -f -", &component(name)).worked(),
         };
     }
+    make_canary(admin, "trip");
     // As large as etcd takes them.
     let text = "0123456789abcdef".repeat(900 * 64);
     admin.create(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large", "namespace": "trip"}, "data": {"text": text}})).worked();

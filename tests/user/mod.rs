@@ -244,6 +244,60 @@ fn brief(object: &Value) -> String {
     text
 }
 
+/// What must be found nowhere: the content of a Secret.
+const CANARY: &str = "kaRnickel-7f3b9e";
+
+/// Puts the Secret `canary` into a namespace.
+pub fn make_canary(admin: &User, namespace: &str) {
+    let make = "create secret generic canary --from-literal=password=";
+    admin.kubectl(&format!("{make}{CANARY} -n {namespace}")).worked();
+}
+
+/// B3: the content of the Secret `canary` stands neither in the operator's log, nor in events,
+/// objects of ours and metrics, nor in any file below this folder. Gives the files' names.
+pub fn expect_canary_untold(
+    operator: &Operator,
+    admin: &User,
+    namespace: &str,
+    folder: Option<PathBuf>,
+) -> Vec<String> {
+    let secret = format!("get secret canary -n {namespace} -o jsonpath={{.data.password}}");
+    // As it lies in an object, and as it was given.
+    let encoded = admin.kubectl(&secret).worked().trim_matches('\'').to_owned();
+    assert!(encoded.len() > 10, "{encoded}");
+    let log = std::fs::read(operator.process().log()).expect("a log");
+    assert!(log.len() > 100, "the log is not there");
+    let said = |what: &str| admin.kubectl(what).worked().to_owned().into_bytes();
+    let mut places = vec![
+        ("the log".to_owned(), log),
+        ("events".to_owned(), said("get events -A -o yaml")),
+        ("objects".to_owned(), said("get reprieve -A -o yaml")),
+        (
+            "metrics".to_owned(),
+            http(operator.listen(), "/metrics").expect("metrics").1.into_bytes(),
+        ),
+    ];
+    let (mut folders, mut files) = (Vec::from_iter(folder), vec![]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path.display().to_string());
+                places.push((path.display().to_string(), std::fs::read(&path).expect("a file")));
+            }
+        }
+    }
+    for (name, bytes) in places {
+        for word in [CANARY, &encoded] {
+            let found = bytes.windows(word.len()).any(|bytes| bytes == word.as_bytes());
+            assert!(!found, "{word} in {name}");
+        }
+    }
+    files
+}
+
 /// Everything that a site holds: UID and digest of each object, by key.
 #[derive(Clone, PartialEq)]
 pub struct Snapshot {
