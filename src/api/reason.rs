@@ -255,6 +255,22 @@ reasons! {
     PartiallyFailed,
     /// The Restore has ended before the site was whole.
     RestoreStopped,
+
+    // Drills.
+    /// A run of a drill has begun.
+    DrillStarted,
+    /// Every site of the drill was restored, read back and is equal.
+    Drilled,
+    /// A site of the drill could not be restored, or is not equal.
+    DrillFailed,
+    /// The drill took longer than it may.
+    DrillTimeout,
+    /// The drill was stopped before it had ended: it, or its Restore, was deleted or cancelled.
+    DrillStopped,
+    /// Another drill runs; this one begins when that one has ended.
+    OtherDrillRuns,
+    /// No run of the drill has ended yet.
+    NotDrilled,
 }
 
 impl fmt::Display for Reason {

@@ -281,6 +281,7 @@ pub async fn verify(
         uid: uid(&plan.index.site_key),
         namespaces,
         objects: count,
+        drill: None,
     }))
 }
 

@@ -45,6 +45,7 @@ fn metrics() -> String {
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
     drop(metrics.restores.get_or_create(&State { state: "" }));
     drop(metrics.restore_sites.get_or_create(&AtStage { stage: "" }));
+    metrics.drills.example();
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {
