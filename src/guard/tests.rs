@@ -109,7 +109,7 @@ fn only_approvers_approve_and_nobody_deletes_sites() {
             let writes = rule.verbs.iter().any(|verb| !["get", "list", "watch"].contains(&&**verb));
             let written: &[&str] = match &*name {
                 "reprieve-policy-admin" => &["deletionpolicies", "customresourcedefinitions"],
-                _ => &["deletionrequests", "restores"],
+                _ => &["deletionrequests", "restores", "restoredrills"],
             };
             assert!(!writes || resources.iter().all(|r| written.contains(&&**r)), "{name}");
         }

@@ -9,6 +9,7 @@ mod asked;
 mod backup;
 mod bad_input;
 mod demo;
+mod drill;
 mod mass;
 mod past_guard;
 mod process;
