@@ -17,12 +17,13 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "decide.rs",
     "hold.rs",
     "purge.rs",
     "gates.rs",
     "backups.rs",
+    "drilled.rs",
     "plan.rs",
     "digest.rs",
     "queue.rs",
@@ -208,7 +209,7 @@ fn what_decides_knows_no_client_no_runtime_and_no_clock() {
         let of_deletion = source.room == "deletion" && PURE.contains(&source.name.as_str());
         let of_drill = source.room == "drill"
             && ["choose.rs", "outcome.rs", "timing.rs"].contains(&source.name.as_str());
-        let pure = ["decide.rs", "estimate.rs", "inert.rs", "cron.rs"];
+        let pure = ["decide.rs", "estimate.rs", "inert.rs"];
         if !(of_deletion || of_drill || pure.contains(&source.name.as_str())) {
             continue;
         }

@@ -27,6 +27,9 @@ pub const LABEL_DRILL: &str = "reprieve.dev/drill";
 /// Annotation on a scratch namespace of a drill, for people: the site and the namespace that it was
 /// made of.
 pub const ANNOTATION_DRILL_OF: &str = "reprieve.dev/drill-of";
+/// Label on a Backup that is to be drilled by a RestoreDrill of its own, once it is verified; its
+/// value is `true`.
+pub const LABEL_DRILL_ASKED: &str = "reprieve.dev/drill-asked";
 /// Annotation on a RestoreDrill by which somebody asks for a run: any value that it has not had.
 pub const ANNOTATION_RUN_NOW: &str = "reprieve.dev/run-now";
 

@@ -271,6 +271,10 @@ reasons! {
     OtherDrillRuns,
     /// No run of the drill has ended yet.
     NotDrilled,
+    /// The policy asks for a drill of the backup, and it has not ended yet.
+    DrillPending,
+    /// The policy asks for a drill that succeeded lately, and none has.
+    DrillOverdue,
 }
 
 impl fmt::Display for Reason {

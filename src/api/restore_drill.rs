@@ -158,6 +158,13 @@ fn default_timeout() -> i64 {
     3600
 }
 
+impl RestoreDrill {
+    /// The name of the RestoreDrill of one Backup, which the operator makes where that is asked for.
+    pub fn name_of_backup(backup: &str) -> String {
+        format!("of-{backup}").chars().take(253).collect()
+    }
+}
+
 impl RestoreDrillSpec {
     /// The schedule in words, with its time zone. None: there is none.
     pub fn words(&self) -> Option<String> {

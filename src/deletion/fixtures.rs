@@ -146,6 +146,7 @@ pub fn asking(kind: TargetKind, ids: &[&str], extra: Value) -> Facts {
         policies: [("default".to_owned(), policy)].into(),
         others: vec![],
         guard: GuardState { problems: vec![], fingerprint: "g1".to_owned() },
+        last_drill: None,
         api_time: at(0),
     }
 }

@@ -7,6 +7,7 @@ mod act;
 mod backups;
 pub mod decide;
 pub mod digest;
+pub mod drilled;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;

@@ -7,6 +7,7 @@
 //! is there already, and are written down by name and UID in its status before.
 
 mod act;
+mod asked;
 mod choose;
 pub mod decide;
 mod observe;
@@ -42,10 +43,11 @@ pub async fn run(mut ctx: Context, store: Store, down: Shutdown) {
         all.iter().filter_map(|drill| gauges(drill.0.as_ref().ok()?, &clock)).collect()
     });
     let context = ctx.clone();
-    drive("drill", controller, ctx, TIMEOUT, down, move |drill| {
+    let asked = asked::run(ctx.clone(), down.clone());
+    let drills = drive("drill", controller, ctx, TIMEOUT, down, move |drill| {
         reconcile(context.clone(), store.clone(), drill)
-    })
-    .await;
+    });
+    tokio::join!(drills, asked);
 }
 
 fn gauges(drill: &RestoreDrill, ctx: &Context) -> Option<DrillGauges> {

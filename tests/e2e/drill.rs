@@ -10,7 +10,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::sources::{back_up, ready, start};
-use crate::user::{Snapshot, User, condition, expect_condition, http, sample};
+use crate::user::{Snapshot, User, condition, expect_condition, http, request, sample};
 use reprieve::api::names;
 use reprieve::sandbox::audit::AuditRecord;
 use reprieve::sandbox::{Operator, Sandbox};
@@ -82,6 +82,8 @@ async fn drills_prove_restores_and_touch_nothing() {
     step("one that takes too long");
     stage.broken();
     step("one of a broken archive");
+    stage.before_a_purge();
+    step("one before a purge");
     stage.sandbox.stop().expect("nothing is left");
 }
 
@@ -526,5 +528,38 @@ spec: {policyName: no-room, validationActions: [Deny]}
             "Drilled",
             &["False BackupNotFound", "there is no Backup none"],
         );
+    }
+
+    /// Where the policy asks for it, the very backup that a purge depends on is drilled first.
+    fn before_a_purge(&self) {
+        let ask = [
+            "patch",
+            "dpol",
+            "default",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"backup":{"drillBeforePurge":true}}}"#,
+        ];
+        self.admin.run(&ask, "").worked();
+        let alice = User::person(&self.sandbox, "alice", "reprieve-requester");
+        alice.create(&request("ended", "Site", &["site-1".to_owned()])).worked();
+        alice.until_state("ended", "AwaitingApproval");
+        for name in ["bob", "carol"] {
+            User::person(&self.sandbox, name, "reprieve-approver").approve("ended", name).worked();
+        }
+        let waits = alice.until("dreq ended", "a gate that waits for the drill", |live| {
+            condition(live, "BackedUp").contains("DrillPending")
+        });
+        expect_condition(&waits, "BackedUp", &["False DrillPending", "kubectl get drill of-"]);
+        assert!(waits["status"]["retention"].is_null(), "its window has not begun");
+        alice.until_state("ended", "Completed");
+        let backups = self.admin.get(&format!("bkp -l {}=true", names::LABEL_DRILL_ASKED));
+        let backups = backups["items"].as_array().expect("a list").clone();
+        assert_eq!(backups.len(), 1);
+        expect_condition(&backups[0], "Drilled", &["True Drilled", "of-"]);
+        let drill = self
+            .admin
+            .get(&format!("drill of-{}", backups[0]["metadata"]["name"].as_str().unwrap()));
+        assert_eq!(drill["metadata"]["ownerReferences"][0]["uid"], backups[0]["metadata"]["uid"]);
     }
 }

@@ -80,7 +80,7 @@ pub fn development(name: &str) -> Value {
         "retention": {"minimumSeconds": 100, "defaultSeconds": 1000, "maximumSeconds": 10000},
         "blastRadius": {"maxEntities": 5, "hardMaxEntities": 50},
         "quorum": {"approvals": 3, "overrideApprovals": 5, "expiresAfterSeconds": 3600},
-        "backup": {"keepSeconds": 3000000},
+        "backup": {"keepSeconds": 3000000, "drillBeforePurge": true},
     }})
 }
 

@@ -342,6 +342,13 @@ fn policies(rows: &mut Vec<Row>) {
         );
     }
     let needs = "needs the RBAC verb weaken";
+    let no_drill = json!({"spec": {"backup": {"drillBeforePurge": false}}});
+    rows.push(
+        row("T16", p, "DeletionPolicy without a drill before the purge", Form::Merge, &path)
+            .body(no_drill)
+            .may(&WITH_VERBS)
+            .says("weaker (backup.drillBeforePurge)"),
+    );
     rows.push(
         row("T16", p, "DELETE DeletionPolicy", Form::Delete, &path).may(&WITH_VERBS).says(needs),
     );

@@ -34,7 +34,7 @@ pub fn base(kind: &str) -> Value {
             "retention": {"minimumSeconds": 86400, "defaultSeconds": 259_200, "maximumSeconds": 7_776_000},
             "blastRadius": {"maxEntities": 10, "hardMaxEntities": 100},
             "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
-            "backup": {"keepSeconds": 2_592_000},
+            "backup": {"keepSeconds": 2_592_000, "drillBeforePurge": true, "drilledWithinSeconds": 2_764_800},
         }),
         "Backup" => json!({
             "siteRef": {"name": "acme", "uid": "a", "id": "site-1"},
