@@ -17,7 +17,7 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
     "decide.rs",
     "hold.rs",
     "purge.rs",
@@ -25,6 +25,7 @@ const PURE: [&str; 14] = [
     "alerts.rs",
     "backups.rs",
     "rolling.rs",
+    "drilled.rs",
     "plan.rs",
     "digest.rs",
     "queue.rs",
@@ -208,7 +209,10 @@ fn what_decides_knows_no_client_no_runtime_and_no_clock() {
     let mut seen = 0;
     for source in sources() {
         let of_deletion = source.room == "deletion" && PURE.contains(&source.name.as_str());
-        if !(of_deletion || source.name == "decide.rs" || source.name == "estimate.rs") {
+        let of_drill = source.room == "drill"
+            && ["choose.rs", "outcome.rs", "timing.rs"].contains(&source.name.as_str());
+        let pure = ["decide.rs", "estimate.rs", "inert.rs"];
+        if !(of_deletion || of_drill || pure.contains(&source.name.as_str())) {
             continue;
         }
         seen += 1;
@@ -264,8 +268,16 @@ fn only_one_file_deletes() {
     }
     // Probes are dry runs; `write` has the function; the store deletes what it could not finish.
     who.retain(|path| !path.starts_with("store/"));
-    // Of the cluster's objects `sweep` deletes Backups alone.
-    assert_eq!(who, ["backup/sweep.rs", "cluster/guard.rs", "cluster/write.rs", "deletion/act.rs"]);
+    // Of the cluster's objects `sweep` deletes Backups alone, and `drill` scratch namespaces and the
+    // Restores of drills.
+    let expected = [
+        "backup/sweep.rs",
+        "cluster/guard.rs",
+        "cluster/write.rs",
+        "deletion/act.rs",
+        "drill/act.rs",
+    ];
+    assert_eq!(who, expected);
 }
 
 #[test]

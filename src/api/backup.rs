@@ -37,6 +37,13 @@ use super::{Condition, ConditionType, Conditions, Time};
         description = "Read back, and every digest matched"
     ),
     printcolumn(
+        name = "Drilled",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Drilled\")].status",
+        description = "Restored by a drill and compared",
+        priority = "1"
+    ),
+    printcolumn(
         name = "Objects",
         type_ = "integer",
         json_path = ".status.objects",
@@ -125,7 +132,8 @@ pub struct BackupStatus {
     pub observed_generation: Option<i64>,
     /// The conditions, one of each type: `Succeeded` (written), `Verified` (read back, and every
     /// digest and count matched), `Encrypted` (who can read the store cannot read the backup),
-    /// `Reconciling`, `Stalled`.
+    /// `Drilled` (restored into scratch namespaces by a RestoreDrill, read back and equal: since
+    /// when, and by which run), `Reconciling`, `Stalled`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -154,6 +162,9 @@ pub struct BackupStatus {
     /// the site as it was at one moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_objects: Option<ChangedObjects>,
+    /// When a RestoreDrill ended that restored it, read it back and found it equal; the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drilled_time: Option<Time>,
     /// When the backup was verified, or had failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,

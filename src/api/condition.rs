@@ -43,6 +43,9 @@ pub enum ConditionType {
     AlertsClear,
     /// What was written was read back, and every digest and count matched.
     Verified,
+    /// It was restored into scratch namespaces, read back and compared: a Backup; of a RestoreDrill,
+    /// every site of its last run.
+    Drilled,
     /// Nobody who can read the store can read a backup without a key.
     Encrypted,
     /// Backups of a Site are made by its schedule.
@@ -65,6 +68,7 @@ impl ConditionType {
             Self::RetentionElapsed => "RetentionElapsed",
             Self::AlertsClear => "AlertsClear",
             Self::Verified => "Verified",
+            Self::Drilled => "Drilled",
             Self::Encrypted => "Encrypted",
             Self::BackupScheduled => "BackupScheduled",
         }

@@ -5,16 +5,17 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use super::{App, Backup, DeletionPolicy, DeletionRequest, Restore, Site};
+use super::{App, Backup, DeletionPolicy, DeletionRequest, Restore, RestoreDrill, Site};
 
 /// The file of each CustomResourceDefinition under `crds/`, in the order of [`crds`].
-pub const CRD_FILES: [&str; 6] = [
+pub const CRD_FILES: [&str; 7] = [
     "sites.yaml",
     "apps.yaml",
     "deletionrequests.yaml",
     "deletionpolicies.yaml",
     "backups.yaml",
     "restores.yaml",
+    "restoredrills.yaml",
 ];
 
 /// Every CustomResourceDefinition of the project.
@@ -26,6 +27,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         DeletionPolicy::crd(),
         Backup::crd(),
         Restore::crd(),
+        RestoreDrill::crd(),
     ]
     .into_iter()
     .map(without_rules_of_status)

@@ -187,11 +187,19 @@ pub struct BackupRequirement {
     /// by default, 2592000 (30 d).
     #[schemars(range(min = 2592000))]
     pub keep_seconds: i64,
+    /// Whether the very backup that a purge depends on is restored by a RestoreDrill and compared,
+    /// during the hold; nothing is purged before that succeeded. Default false.
+    pub drill_before_purge: bool,
+    /// Nothing is purged unless some RestoreDrill has succeeded within so many seconds, 3600 to
+    /// 31536000. Absent: that is not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 3600, max = 31536000))]
+    pub drilled_within_seconds: Option<i64>,
 }
 
 impl Default for BackupRequirement {
     fn default() -> Self {
-        Self { keep_seconds: 2_592_000 }
+        Self { keep_seconds: 2_592_000, drill_before_purge: false, drilled_within_seconds: None }
     }
 }
 

@@ -12,6 +12,7 @@ mod deletion_request;
 pub mod names;
 mod reason;
 mod restore;
+mod restore_drill;
 mod site;
 mod time;
 
@@ -33,8 +34,13 @@ pub use deletion_request::{
 };
 pub use reason::Reason;
 pub use restore::{
-    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreIds, RestoreSource, RestoreSpec,
-    RestoreStatus, RestoreStore, SiteCounts, VerifiedSite,
+    DrillSource, DrilledArchive, NotProved, ObjectCounts, OnConflict, Restore, RestoreFailure,
+    RestoreIds, RestoreSource, RestoreSpec, RestoreStatus, RestoreStore, SiteCounts, SiteDrill,
+    VerifiedSite,
+};
+pub use restore_drill::{
+    DrillOutcome, DrillRun, DrillSample, DrillStage, DrillState, DrillStrategy, DrillTrigger,
+    RestoreDrill, RestoreDrillSpec, RestoreDrillStatus,
 };
 pub use site::{
     BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, LastRestore, NamespaceRef,

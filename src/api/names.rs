@@ -21,6 +21,18 @@ pub const LABEL_APP: &str = "reprieve.dev/app";
 /// operator may set, change or remove it, delete such a volume, or change its reclaim policy.
 pub const LABEL_KEPT: &str = "reprieve.dev/kept";
 
+/// Label on a scratch namespace of a drill: the UID of the RestoreDrill. Only the operator sets it,
+/// when it creates the namespace; nobody sets it later, changes it or takes it off.
+pub const LABEL_DRILL: &str = "reprieve.dev/drill";
+/// Annotation on a scratch namespace of a drill, for people: the site and the namespace that it was
+/// made of.
+pub const ANNOTATION_DRILL_OF: &str = "reprieve.dev/drill-of";
+/// Label on a Backup that is to be drilled by a RestoreDrill of its own, once it is verified; its
+/// value is `true`.
+pub const LABEL_DRILL_ASKED: &str = "reprieve.dev/drill-asked";
+/// Annotation on a RestoreDrill by which somebody asks for a run: any value that it has not had.
+pub const ANNOTATION_RUN_NOW: &str = "reprieve.dev/run-now";
+
 /// Annotation on an existing namespace by which it consents to be taken in: the Site's name. And
 /// on an existing object, to be taken in by an App: the App's name.
 pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";

@@ -275,6 +275,26 @@ reasons! {
     PartiallyFailed,
     /// The Restore has ended before the site was whole.
     RestoreStopped,
+
+    // Drills.
+    /// A run of a drill has begun.
+    DrillStarted,
+    /// Every site of the drill was restored, read back and is equal.
+    Drilled,
+    /// A site of the drill could not be restored, or is not equal.
+    DrillFailed,
+    /// The drill took longer than it may.
+    DrillTimeout,
+    /// The drill was stopped before it had ended: it, or its Restore, was deleted or cancelled.
+    DrillStopped,
+    /// Another drill runs; this one begins when that one has ended.
+    OtherDrillRuns,
+    /// No run of the drill has ended yet.
+    NotDrilled,
+    /// The policy asks for a drill of the backup, and it has not ended yet.
+    DrillPending,
+    /// The policy asks for a drill that succeeded lately, and none has.
+    DrillOverdue,
 }
 
 impl fmt::Display for Reason {

@@ -102,7 +102,7 @@ fn default_parallelism() -> i32 {
 /// Where the backups to restore from are named.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.deletionRequestRef), has(self.backupRefs), has(self.sites), has(self.apps), has(self.store)].filter(named, named).size() == 1").message("source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store"))]
+#[x_kube(validation = Rule::new("[has(self.deletionRequestRef), has(self.backupRefs), has(self.sites), has(self.apps), has(self.store), has(self.drill)].filter(named, named).size() == 1").message("source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store, drill"))]
 pub struct RestoreSource {
     /// Everything that this DeletionRequest purged, Sites or Apps, from the backups that it
     /// recorded. Example: `{"name": "contract-ended"}`.
@@ -131,6 +131,68 @@ pub struct RestoreSource {
     /// sites that a DeletionRequest purged: `status.notices` names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<RestoreStore>,
+    /// The operator's own, for a RestoreDrill: these archives, into scratch namespaces, without
+    /// Pods, disks or ways in. The guard lets nobody else set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillSource>,
+}
+
+/// What a drill restores, and for whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DrillSource {
+    /// The RestoreDrill.
+    pub drill_ref: ObjectRef,
+    /// Its UID, which its scratch namespaces carry as a label.
+    #[schemars(length(min = 1, max = 63))]
+    pub drill_uid: String,
+    /// The archives, at most 100.
+    #[schemars(
+        length(min = 1, max = 100),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["location"])
+    )]
+    pub archives: Vec<DrilledArchive>,
+}
+
+impl DrillSource {
+    /// The archives, each with the name by which the Restore's status knows its site: that of the
+    /// Site, and where there are several of one, of the Backup too.
+    pub fn named(&self) -> Vec<(String, &DrilledArchive)> {
+        let others = |archive: &DrilledArchive| {
+            self.archives.iter().filter(|other| other.site == archive.site).count()
+        };
+        let name = |archive: &DrilledArchive| match others(archive) {
+            1 => archive.site.clone(),
+            _ => format!("{} ({})", archive.site, archive.backup),
+        };
+        self.archives.iter().map(|archive| (name(archive), archive)).collect()
+    }
+}
+
+/// An archive that a drill restores, as the store's catalogue has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DrilledArchive {
+    /// Name of the Site.
+    #[schemars(length(min = 1, max = 63))]
+    pub site: String,
+    /// UID that the Site had.
+    #[schemars(length(max = 128))]
+    pub site_uid: String,
+    /// The platform's id of the Site.
+    #[schemars(length(max = 253))]
+    pub site_id: String,
+    /// Name of the Backup.
+    #[schemars(length(max = 253))]
+    pub backup: String,
+    /// Where the archive lies, relative to the operator's store.
+    #[schemars(length(max = 1024))]
+    pub location: String,
+    /// The root digest that it must have.
+    #[schemars(length(max = 128))]
+    pub digest: String,
+    /// Objects in it.
+    pub objects: i64,
 }
 
 /// Which entities to restore, and as of when.
@@ -217,6 +279,34 @@ pub struct VerifiedSite {
     pub namespaces: Vec<NamespaceRef>,
     /// Objects that were read back equal.
     pub objects: i64,
+    /// What a drill has found out; absent in every other restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<SiteDrill>,
+}
+
+/// What a drill has found out of a site that was restored, read back and is equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteDrill {
+    /// How long it took until all its objects were created, in milliseconds.
+    pub create_milliseconds: i64,
+    /// How long it took to read them back and compare them, in milliseconds.
+    pub verify_milliseconds: i64,
+    /// What was not tried, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_proved: Vec<NotProved>,
+}
+
+/// What a drill has left out or changed, so that it had no effect outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NotProved {
+    /// The kind of object, or what of objects. Example: `Ingress.networking.k8s.io`.
+    pub what: String,
+    /// How many objects.
+    pub objects: i64,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// How many sites of a Restore stand where.

@@ -1,26 +1,13 @@
 //! When a Site's scheduled backup is due, in CronJob's words. Pure.
 
-use std::str::FromStr as _;
-
-use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
-use chrono_tz::Tz;
-use croner::Cron;
-use croner::parser::{CronParser, Seconds, Year};
 use kube::ResourceExt;
-use sha2::{Digest as _, Sha256};
 
 use crate::api::{
     Backup, BackupPurpose, BackupSchedule, BackupSpec, ConditionStatus, Reason, Site, SiteRef,
     SiteState, Time, names,
 };
+use crate::cluster::cron::{Timetable, hash};
 
-/// Backups of one slot begin within this part of the schedule's period, so that a fleet does not
-/// begin at once.
-const SPREAD: i64 = 10;
-/// And within this at most, in seconds.
-const SPREAD_MOST: i64 = 1800;
-/// How many slots are looked at to know a schedule's period: the shortest time between two.
-const SLOTS: usize = 8;
 /// The longest name of a Backup that begins with the Site's.
 const LONGEST_SITE: usize = 200;
 
@@ -45,7 +32,7 @@ pub fn decide(site: &Site, now: Time) -> Decision {
         condition: Some((holds, reason, message)),
         next,
     };
-    let table = match Timetable::new(spec, &site.uid().unwrap_or_default()) {
+    let table = match timetable(spec, &site.uid().unwrap_or_default()) {
         Ok(table) => table,
         Err(why) => {
             let message =
@@ -129,67 +116,9 @@ fn not_active(site: &Site) -> Option<String> {
     }
 }
 
-/// When slots come, and by how much this Site's backups begin later.
-struct Timetable {
-    cron: Cron,
-    zone: Tz,
-    jitter: TimeDelta,
-}
-
-impl Timetable {
-    fn new(spec: &BackupSchedule, uid: &str) -> Result<Self, String> {
-        let zone = spec.time_zone.as_deref().unwrap_or("Etc/UTC");
-        let zone = Tz::from_str(zone).map_err(|_| {
-            format!(
-                "spec.backup.timeZone {zone:?} is no name of an IANA time zone, as Europe/Berlin"
-            )
-        })?;
-        let schedule = &spec.schedule;
-        let bad = |why: String| {
-            let why = why.trim_end_matches('.');
-            format!(
-                "spec.backup.schedule {schedule:?} is no schedule of 5 fields, as 0 3 * * *: {why}"
-            )
-        };
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed);
-        let cron = parser.build().parse(schedule).map_err(|error| bad(error.to_string()))?;
-        // Seen from one time for ever, so that it does not move from slot to slot.
-        let mut at = zone
-            .with_ymd_and_hms(2024, 1, 1, 0, 0, 0)
-            .earliest()
-            .unwrap_or_else(|| zone.from_utc_datetime(&DateTime::<Utc>::UNIX_EPOCH.naive_utc()));
-        let mut period = i64::MAX;
-        for slot in 0..SLOTS {
-            let next = cron.find_next_occurrence(&at, false);
-            let next = next.map_err(|_| bad("it never comes".to_owned()))?;
-            if slot > 0 {
-                period = period.min((next - at).num_seconds());
-            }
-            at = next;
-        }
-        let bound = (period / SPREAD).clamp(1, SPREAD_MOST);
-        let jitter = i64::try_from(hash(uid) % bound.unsigned_abs()).unwrap_or(0);
-        Ok(Self { cron, zone, jitter: TimeDelta::seconds(jitter) })
-    }
-
-    /// The latest slot whose backup should have begun by now.
-    fn latest(&self, now: Time) -> Option<Time> {
-        let begun = (now.utc() - self.jitter).with_timezone(&self.zone);
-        let slot = self.cron.find_previous_occurrence(&begun, true).ok()?;
-        Some(slot.with_timezone(&Utc).into())
-    }
-
-    /// When the next backup begins.
-    fn next(&self, now: Time) -> Option<Time> {
-        let begun = (now.utc() - self.jitter).with_timezone(&self.zone);
-        let slot = self.cron.find_next_occurrence(&begun, false).ok()?;
-        Some((slot.with_timezone(&Utc) + self.jitter).into())
-    }
-}
-
-fn hash(text: &str) -> u64 {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte))
+/// When slots come, and by how much this Site's backups begin later: a fleet must not begin at once.
+fn timetable(spec: &BackupSchedule, uid: &str) -> Result<Timetable, String> {
+    Timetable::new("spec.backup", &spec.schedule, spec.time_zone.as_deref(), Some(uid))
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ fn site(schedule: &str, zone: Option<&str>, last: &str) -> Site {
 }
 
 fn jitter(site: &Site) -> i64 {
-    let table = Timetable::new(site.spec.backup.as_ref().unwrap(), &site.uid().unwrap()).unwrap();
-    table.jitter.num_seconds()
+    let table = timetable(site.spec.backup.as_ref().unwrap(), &site.uid().unwrap()).unwrap();
+    table.jitter_seconds()
 }
 
 fn reason(decision: &Decision) -> &'static str {

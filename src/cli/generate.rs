@@ -59,6 +59,7 @@ pub fn generated_files() -> Vec<Generated> {
     let operator = generated("deploy/rbac/operator.yaml", &guard::operator_rbac());
     let flow = generated("deploy/flow/operator.yaml", &guard::operator_flow());
     let people = generated("deploy/rbac/people.yaml", &guard::people_roles());
+    let drill = generated("deploy/drills/monthly.yaml", &[monthly_drill()]);
     let operating = Generated { path: "docs/operating.md".into(), content: operating::operating() };
     let plain = generated("deploy/monitoring/rules.yaml", &[rules::rules_file()]);
     let of_operator =
@@ -67,9 +68,23 @@ pub fn generated_files() -> Vec<Generated> {
     crds.chain(admission)
         .chain(optional)
         .chain(on_disk)
-        .chain([configuration, guide, operator, people, flow, operating])
+        .chain([configuration, guide, operator, people, flow, drill, operating])
         .chain([plain, of_operator, runbooks])
         .collect()
+}
+
+/// The drill that an install brings: ten sites each month, those first that were drilled longest ago.
+fn monthly_drill() -> api::RestoreDrill {
+    let sample =
+        api::DrillSample { sites: 10, strategy: api::DrillStrategy::Oldest, backup_refs: None };
+    let spec = api::RestoreDrillSpec {
+        schedule: Some("0 4 1 * *".to_owned()),
+        time_zone: Some("Etc/UTC".to_owned()),
+        suspend: false,
+        sample,
+        timeout_seconds: 3600,
+    };
+    api::RestoreDrill::new("monthly", spec)
 }
 
 fn generated<T: Serialize>(path: impl Into<PathBuf>, objects: &[T]) -> Generated {

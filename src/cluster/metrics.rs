@@ -14,6 +14,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::drill_metrics::DrillMetrics;
+
 /// The operator's metrics. Names are documented by their help text at `/metrics`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -61,6 +63,8 @@ pub struct Metrics {
     pub restore_request_limit: Gauge,
     /// Requests of restores to which the API server said that it has too much to do.
     pub restore_requests_refused: Counter,
+    /// What is told of drills.
+    pub drills: DrillMetrics,
     backing_off: Family<Room, Gauge>,
     unparsable: Family<Room, Gauge>,
     counters: Mutex<BTreeMap<&'static str, CountOf>>,
@@ -320,6 +324,7 @@ impl Metrics {
             "Requests of restores that the API server answered with 429 or 503; they are sent again",
             restore_requests_refused.clone(),
         );
+        let drills = DrillMetrics::new(&mut registry);
         let backing_off = Family::default();
         registry.register(
             "backing_off_objects",
@@ -345,6 +350,7 @@ impl Metrics {
             restore_objects_created,
             restore_request_limit,
             restore_requests_refused,
+            drills,
             backing_off,
             unparsable,
             counters: Mutex::default(),
@@ -390,6 +396,7 @@ impl Metrics {
         self.gates.clear();
         self.restores.clear();
         self.restore_sites.clear();
+        self.drills.clear();
     }
 
     /// All of it in the OpenMetrics text format.
@@ -415,6 +422,7 @@ impl Metrics {
                 self.gates.get_or_create(&Gate { gate, reason }).set(number(n));
             }
         }
+        self.drills.refresh();
         let mut text = String::new();
         if encode(&mut text, &lock(&self.registry)).is_err() {
             text.clear();

@@ -1,5 +1,7 @@
 //! What is written for a request: the only place of the project that deletes.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
@@ -7,6 +9,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::decide::Effect;
+use super::drilled;
 use super::gates::PurgeToken;
 use super::ledger;
 use super::observe::{Facts, LABEL_REQUEST_UID, SiteFacts};
@@ -82,10 +85,15 @@ async fn create_backup(
     name: &str,
     keep_until: crate::api::Time,
 ) -> Result<()> {
-    let labels = [
+    let mut labels = BTreeMap::from([
         (LABEL_REQUEST_UID.to_owned(), facts.request_uid()),
         (names::LABEL_SITE.to_owned(), live.site.name_any()),
-    ];
+    ]);
+    let plan = facts.request.status.as_ref().and_then(|status| status.plan.as_ref());
+    let planned = plan.and_then(|plan| plan.head.as_ref()).map(|head| &head.policy);
+    if drilled::asks(planned.into_iter().chain(facts.policies.values().map(|p| &p.spec))) {
+        labels.insert(names::LABEL_DRILL_ASKED.to_owned(), "true".to_owned());
+    }
     let spec = BackupSpec {
         site_ref: SiteRef {
             name: live.site.name_any(),
@@ -96,7 +104,7 @@ async fn create_backup(
         keep_until_time: Some(keep_until),
     };
     let mut backup = Backup::new(name, spec);
-    backup.metadata = ObjectMeta { labels: Some(labels.into()), ..backup.metadata };
+    backup.metadata = ObjectMeta { labels: Some(labels), ..backup.metadata };
     create_if_absent(&Api::all(ctx.client.clone()), &backup).await.map(drop)
 }
 

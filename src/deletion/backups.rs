@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 
+use super::drilled;
 use super::gates::{Case, Verdict, stricter, undecided};
 use super::observe::SiteFacts;
 use crate::api::{Backup, ConditionStatus, ConditionType, Conditions, Reason, RequestState, Time};
@@ -89,7 +90,9 @@ pub(super) fn backed_up(case: &Case<'_>) -> Verdict {
             Reason::BackingUp,
             format!("{} of {total} entities not backed up yet; {first}", missing.len()),
         ),
-        None => Verdict::open(Reason::BackupsVerified, "every entity has a verified backup"),
+        None => drilled::missing(case).unwrap_or_else(|| {
+            Verdict::open(Reason::BackupsVerified, "every entity has a verified backup")
+        }),
     }
 }
 

@@ -22,7 +22,7 @@ fn a_script_can_compute_it_again() {
     let (mut head, entities) = planned(&["b", "a"]);
     head.policy_uid = None;
     let policy = concat!(
-        r#"{"backup":{"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10,"#,
+        r#"{"backup":{"drillBeforePurge":false,"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10,"#,
         r#""rolling":{"maxEntities":1000,"maxPercent":100,"windowSeconds":86400}},"#,
         r#""environment":"Development","quorum":{"approvals":2,"expiresAfterSeconds":86400,"#,
         r#""overrideApprovals":3},"retention":{"defaultSeconds":60,"maximumSeconds":1000,"minimumSeconds":10}}"#
@@ -94,6 +94,7 @@ fn pointers(value: &Value, path: &str, all: &mut Vec<String>) {
 
 fn other_value(pointer: &str, value: &Value) -> Value {
     match value {
+        Value::Bool(b) => json!(!b),
         Value::Number(n) => json!(n.as_i64().unwrap() + 1),
         Value::String(s) if pointer.ends_with("/environment") && s == "Development" => {
             json!("Production")
@@ -118,7 +119,7 @@ fn each_field_of_the_plan_is_covered() {
     let whole = json!(head);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    assert_eq!(fields.len(), 27, "{fields:?}");
+    assert_eq!(fields.len(), 28, "{fields:?}");
     for field in fields {
         let mut changed = whole.clone();
         let value = changed.pointer_mut(&field).unwrap();

@@ -151,6 +151,7 @@ pub fn asking(kind: TargetKind, ids: &[&str], extra: Value) -> Facts {
         guard: GuardState { problems: vec![], fingerprint: "g1".to_owned() },
         alerts: vec![],
         rolling: RollingFacts { ledger: Ledger::Missing(None), fleet: 1000 },
+        last_drill: None,
         api_time: at(0),
     }
 }

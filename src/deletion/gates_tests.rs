@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::backups::keep_until;
 use super::*;
-use crate::api::{Environment, Override, RequestState};
+use crate::api::{Conditions, Environment, Override, RequestState};
 use crate::deletion::fixtures::*;
 use crate::deletion::rolling::Ledger;
 
@@ -87,6 +87,18 @@ fn with_anything_missing_there_is_no_token() {
         (Some(ALL[4]), Reason::BackingUp, |g| {
             policy(&mut g.facts).backup.keep_seconds = 70 * 86_400;
         }),
+        (Some(ALL[4]), Reason::DrillPending, |g| {
+            policy(&mut g.facts).backup.drill_before_purge = true;
+        }),
+        (Some(ALL[4]), Reason::DrillFailed, |g| {
+            policy(&mut g.facts).backup.drill_before_purge = true;
+            drilled(g.live("s000"), ConditionStatus::True);
+            drilled(g.live("s001"), ConditionStatus::False);
+        }),
+        (Some(ALL[4]), Reason::DrillOverdue, |g| {
+            policy(&mut g.facts).backup.drilled_within_seconds = Some(3600);
+            g.facts.last_drill = Some(g.now.plus_seconds(-3601));
+        }),
         (Some(ALL[5]), Reason::WindowRunning, |g| g.now = at(159)),
         (Some(ALL[5]), Reason::WindowRunning, |g| {
             g.now = at(170);
@@ -137,6 +149,26 @@ fn with_anything_missing_there_is_no_token() {
             }
         }
     }
+}
+
+/// What a drill says on the newest backup.
+fn drilled(site: &mut crate::deletion::observe::SiteFacts, holds: ConditionStatus) {
+    let status = site.backups.last_mut().unwrap().status.as_mut().unwrap();
+    let said = &mut status.conditions;
+    said.set(ConditionType::Drilled, holds, Reason::Drilled, "said", None, at(0));
+}
+
+#[test]
+fn what_was_drilled_as_the_policy_asks_is_let_through() {
+    let mut gated = gated(2);
+    policy(&mut gated.facts).backup.drill_before_purge = true;
+    policy(&mut gated.facts).backup.drilled_within_seconds = Some(3600);
+    gated.facts.last_drill = Some(gated.now.plus_seconds(-3600));
+    for site in ["s000", "s001"] {
+        assert_eq!(token(&gated), None, "before {site} was drilled");
+        drilled(gated.live(site), ConditionStatus::True);
+    }
+    assert!(token(&gated).is_some());
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod backups;
 mod cancel_tests;
 pub mod decide;
 pub mod digest;
+pub mod drilled;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;

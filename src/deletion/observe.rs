@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
+use kube::core::DeserializeGuard;
 use kube::{Resource, ResourceExt};
 
 use super::alertmanager::Sources;
@@ -16,7 +17,7 @@ use super::rolling_ledger;
 use super::survey;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
-    EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
+    EntityPhase, PlanEntity, RequestState, RestoreDrill, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::live_digest;
 use crate::cluster::{
@@ -46,6 +47,8 @@ pub struct Facts {
     pub alerts: Answers,
     /// What went lately, over all requests; read for the purge.
     pub rolling: RollingFacts,
+    /// When a RestoreDrill succeeded last, where the policy asks for that.
+    pub last_drill: Option<Time>,
     /// The time by the API server's clock.
     pub api_time: Time,
 }
@@ -241,13 +244,45 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
         let begins = state == RequestState::Purging && next_entity(planned).is_some_and(begins);
         alerts = sources.ask_for(ctx, status.plan.as_ref(), &policies, begins).await;
     }
+    let mut last_drill = None;
+    if policies.values().any(|p| p.spec.backup.drilled_within_seconds.is_some())
+        || asked_within(&request)
+    {
+        last_drill = read_last_drill(ctx).await?;
+    }
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
     let api_time = api_server_time(client).await?;
     let mut rolling = RollingFacts::default();
     if state == RequestState::Purging {
         rolling = rolling_ledger::observe(ctx, request.spec.target.kind, api_time).await?;
     }
-    Ok(Some(Facts { request, holders, sites, policies, others, guard, alerts, rolling, api_time }))
+    Ok(Some(Facts {
+        request,
+        holders,
+        sites,
+        policies,
+        others,
+        guard,
+        alerts,
+        rolling,
+        last_drill,
+        api_time,
+    }))
+}
+
+/// Whether the policy of the plan, as it was then, asks for a drill lately.
+fn asked_within(request: &DeletionRequest) -> bool {
+    let plan = request.status.as_ref().and_then(|status| status.plan.as_ref());
+    let head = plan.and_then(|plan| plan.head.as_ref());
+    head.is_some_and(|head| head.policy.backup.drilled_within_seconds.is_some())
+}
+
+/// When a RestoreDrill succeeded last.
+async fn read_last_drill(ctx: &Context) -> Result<Option<Time>> {
+    let api: Api<DeserializeGuard<RestoreDrill>> = Api::all(ctx.client.clone());
+    let all = api.list(&ListParams::default()).await.during("list the RestoreDrills")?;
+    let readable = all.iter().filter_map(|drill| drill.0.as_ref().ok());
+    Ok(readable.filter_map(|drill| drill.status.as_ref()?.last_success_time).max())
 }
 
 /// What the scope of a request is decided on.

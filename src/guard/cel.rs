@@ -6,7 +6,7 @@ use super::{roles, weaken};
 use crate::api::{DeletionPolicySpec, names};
 
 /// The constants that CEL texts may name.
-fn constants() -> [(&'static str, String); 31] {
+fn constants() -> [(&'static str, String); 32] {
     let text = |name, value: &str| (name, value.to_owned());
     [
         text("$API_VERSION", names::API_VERSION),
@@ -14,6 +14,7 @@ fn constants() -> [(&'static str, String); 31] {
         text("$FINALIZER", names::FINALIZER),
         text("$LABEL_SITE", names::LABEL_SITE),
         text("$LABEL_KEPT", names::LABEL_KEPT),
+        text("$LABEL_DRILL", names::LABEL_DRILL),
         text("$ANNOTATION_PURGE", names::ANNOTATION_PURGE),
         text("$ANNOTATION_RECORD", names::ANNOTATION_RECORD),
         text("$ANNOTATION_RESTORE", names::ANNOTATION_RESTORE),

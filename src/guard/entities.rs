@@ -74,6 +74,8 @@ pub(super) fn finalizers() -> GuardPolicy {
                 "apps/*",
                 "deletionrequests",
                 "deletionrequests/*",
+                "restoredrills",
+                "restoredrills/*",
             ],
             operations: CREATE_UPDATE,
         }],
@@ -86,7 +88,7 @@ pub(super) fn finalizers() -> GuardPolicy {
             ("after", "'$FINALIZER' in object.metadata.?finalizers.orValue([])"),
         ],
         checks: &[Check {
-            what: "The finalizer `reprieve.dev/retention` of a Site, an App or a DeletionRequest, set or removed",
+            what: "The finalizer `reprieve.dev/retention` of a Site, an App, a DeletionRequest or a RestoreDrill, set or removed",
             who: "the operator",
             allow: "variables.isOperator || variables.before == variables.after",
             message: "the finalizer is set and removed by the operator only",
@@ -95,6 +97,9 @@ pub(super) fn finalizers() -> GuardPolicy {
                 + (request.kind.kind == 'DeletionRequest'
                     ? 'It goes when everything is released; to cancel: kubectl delete dreq '
                         + request.name + ' --wait=false'
+                    : request.kind.kind == 'RestoreDrill'
+                    ? 'It is there while a run is under way, and goes when that has cleaned up: kubectl \
+                        get drill ' + request.name + ' -o wide'
                     : (variables.before
                         ? 'It goes when a DeletionRequest that people approved has been carried out: '
                             + 'kubectl explain deletionrequest.spec'

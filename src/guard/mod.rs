@@ -10,6 +10,7 @@
 //! - `kinds`: our CustomResourceDefinitions.
 //! - `namespaces`: the namespaces of sites.
 //! - `kept`: Backups, volumes that are kept, and the ledger of purges.
+//! - `drills`: Restores of drills.
 //! - `requests`: approvals, rejections and the requester of DeletionRequests.
 //! - `weaken`: DeletionPolicies.
 //! - `accounts`: the operator's account, and those by which Apps are applied.
@@ -23,6 +24,7 @@
 mod accounts;
 mod cel;
 mod compare;
+mod drills;
 mod entities;
 mod flow;
 mod guide;
@@ -72,6 +74,8 @@ pub mod policy {
     pub const STATUS: &str = "reprieve-status";
     /// The annotation that keeps reconcilers still during a restore.
     pub const RESTORE_MARK: &str = "reprieve-restore-mark";
+    /// Restores into scratch namespaces, which only drills make.
+    pub const DRILL_RESTORES: &str = "reprieve-drill-restores";
     /// Approvals and rejections.
     pub const APPROVALS: &str = "reprieve-approvals";
     /// Who asked for a deletion.
@@ -111,6 +115,7 @@ pub fn policies() -> Vec<GuardPolicy> {
         kept::delete_backups(),
         kept::kept_volumes(),
         kept::purge_ledger(),
+        drills::restores(),
         requests::approvals(),
         requests::requested_by(),
         requests::set_requested_by(),

@@ -5,7 +5,8 @@ use super::entities::IS_OPERATOR;
 use super::object::{Check, GuardPolicy, Match, Policy};
 use super::policy;
 
-/// A site's namespace goes only by the operator, and only once it is marked as being purged.
+/// A site's namespace goes only by the operator, and only once it is marked as being purged; the
+/// scratch namespace of a drill by the operator.
 pub(super) fn delete_namespaces() -> GuardPolicy {
     Policy {
         name: policy::DELETE_NAMESPACES,
@@ -19,7 +20,18 @@ pub(super) fn delete_namespaces() -> GuardPolicy {
                 "oldObject.metadata.?annotations.orValue({})[?'$ANNOTATION_PURGE'].orValue('')",
             ),
         ],
-        checks: &[Check {
+        checks: &[
+            Check {
+                what: "DELETE of a scratch namespace of a drill",
+                who: "the operator",
+                allow: "'$LABEL_SITE' in variables.labels || !('$LABEL_DRILL' in variables.labels)
+                    || variables.isOperator",
+                message: "a scratch namespace of a drill is deleted by the operator only",
+                explain: "'namespace ' + oldObject.metadata.name + ' is a scratch namespace of a \
+                    RestoreDrill and is deleted by the operator only, when the run has ended. To stop \
+                    the run: kubectl get drill, and kubectl delete drill <name>'",
+            },
+            Check {
             what: "DELETE of a site's namespace",
             who: "the operator, while it is marked as being purged",
             allow: "!('$LABEL_SITE' in variables.labels)
@@ -30,7 +42,8 @@ pub(super) fn delete_namespaces() -> GuardPolicy {
                 Site is purged for a DeletionRequest. To ask for one, see: kubectl explain \
                 deletionrequest.spec; the id of the Site: kubectl get site '
                 + variables.labels['$LABEL_SITE']",
-        }],
+            },
+        ],
     }
     .build()
 }
@@ -70,6 +83,18 @@ pub(super) fn marks() -> GuardPolicy {
                 explain: "'the label $LABEL_SITE of namespace ' + object.metadata.name
                     + ' is set, changed and removed by the operator only. To give a Site a namespace, \
                     add it to spec.namespaces of the Site: kubectl edit site <name>'",
+            },
+            Check {
+                what: "The label `reprieve.dev/drill` of a namespace, set when it is created",
+                who: "the operator; nobody sets, changes or removes it later, or beside `reprieve.dev/site`",
+                allow: "(variables.labelsBefore[?'$LABEL_DRILL'] == variables.labels[?'$LABEL_DRILL']
+                        || (variables.isOperator && request.operation == 'CREATE'))
+                    && !('$LABEL_DRILL' in variables.labels && '$LABEL_SITE' in variables.labels)",
+                message: "the label that makes a namespace a drill's is set by the operator when it is created, and never changed",
+                explain: "'the label $LABEL_DRILL of namespace ' + object.metadata.name
+                    + ' is set by the operator only, when it creates a scratch namespace, and nobody \
+                    changes it: what carries it is deleted when the drill ends. To try a restore: \
+                    kubectl explain restoredrill.spec'",
             },
             Check {
                 what: "The annotation `reprieve.dev/purge` of a namespace",

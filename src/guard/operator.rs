@@ -44,7 +44,13 @@ const RIGHTS: &[Right] = &[
         groups: &[""],
         resources: &["namespaces"],
         verbs: &["delete"],
-        why: "the purge; the guard allows it only for what is being purged for a request",
+        why: "the purge, and the scratch namespaces of drills; the guard allows it only for what is being purged for a request, and for what was created as a drill's",
+    },
+    Right {
+        groups: &["reprieve.dev"],
+        resources: &["restores"],
+        verbs: &["delete"],
+        why: "the Restores of drills, once what they found is written down; the guard allows it for no other",
     },
     Right {
         groups: &["reprieve.dev"],

@@ -30,8 +30,11 @@ pub fn people_roles() -> Vec<ClusterRole> {
         ),
         role(
             "reprieve-restorer",
-            "Restores Sites and Apps, and cancels restores.",
-            &[("restores", &["create", "patch", "update", "delete"])],
+            "Restores Sites and Apps, cancels restores, and tries them by drills.",
+            &[
+                ("restores", &["create", "patch", "update", "delete"]),
+                ("restoredrills", &["create", "patch", "update", "delete"]),
+            ],
         ),
         policy_admin(),
     ]

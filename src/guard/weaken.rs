@@ -15,6 +15,7 @@ pub(super) const WHEN_LOWER: &[&str] = &[
     "quorum.approvals",
     "quorum.overrideApprovals",
     "backup.keepSeconds",
+    "backup.drillBeforePurge",
 ];
 /// Fields of which a higher value is a weaker policy.
 pub(super) const WHEN_HIGHER: &[&str] = &[

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::create;
 use super::decide::Job;
+use super::drill::Reading;
 use super::going;
 use super::index::Indexing;
 use super::living::{self, Places};
@@ -26,7 +27,7 @@ use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, Time, names}
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::ObjectKey;
 use crate::cluster::{Context, Result, describe};
-use crate::store::{ArchiveReader, Expected, Identity, RawEntry, Store, StoreError};
+use crate::store::{Expected, Identity, RawEntry, Store, StoreError};
 
 /// How long a discovery may be reused within a Restore.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(30);
@@ -55,12 +56,14 @@ pub struct Work {
 
 impl Work {
     /// Begins to read a site's archive.
-    pub(super) async fn open(&self, job: &Job) -> Result<ArchiveReader, Attempt> {
+    pub(super) async fn open(&self, job: &Job) -> Result<Reading, Attempt> {
         let site =
             Identity { name: job.site().to_owned(), uid: job.old_uid.clone(), id: job.id.clone() };
         let expected = Expected { site, digest: Some(job.backup.digest.clone()) };
         let reader = self.store.read(&job.backup.location, expected).await;
-        reader.map_err(|error| self.unreadable(job, &error))
+        reader
+            .map(|archive| Reading::new(archive, job, &self.uid))
+            .map_err(|error| self.unreadable(job, &error))
     }
 
     /// What an archive that cannot be read means for its site.
@@ -105,10 +108,11 @@ impl Work {
                 found = Some(entry);
             }
         }
-        let index = indexing.finish().ok_or_else(|| {
+        let mut index = indexing.finish().ok_or_else(|| {
             let why = "the Site is not in its own archive".to_owned();
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
+        index.not_proved = reader.not_proved();
         Ok((Plan::new(job.site(), Arc::new(index)), found))
     }
 
@@ -220,6 +224,7 @@ impl Work {
         progress.index = Some(plan.index.clone());
         let attempt = match &job.app {
             Some(part) => self.attempt_app(job, part, progress, done, &mut plan).await,
+            None if job.drill.is_some() => self.attempt_drill(job, progress, done, &mut plan).await,
             None => self.try_attempt(job, prepared, progress, done, &mut plan).await,
         };
         (attempt.unwrap_or_else(|attempt| attempt), plan.notices)

@@ -11,7 +11,7 @@ use crate::cluster::Note;
 
 use super::catalogue::Unchosen;
 use super::choose::Choice;
-use super::part::AppPart;
+use super::part::{AppPart, DrillPart};
 use super::source::{self, Source};
 
 /// What a decision about a Restore is made from.
@@ -65,12 +65,20 @@ pub struct Job {
     pub verified: Option<VerifiedSite>,
     /// Only this App of the site, which lives; then `name` is the App's, as `namespace/name`.
     pub app: Option<AppPart>,
+    /// It is restored into scratch namespaces, for a drill; no Site is created, marked or told.
+    pub drill: Option<DrillPart>,
 }
 
 impl Job {
     /// Name of the Site whose archive it is.
     pub fn site(&self) -> &str {
-        self.app.as_ref().map_or(&self.name, |part| &part.site)
+        let app = self.app.as_ref().map(|part| &part.site);
+        app.or(self.drill.as_ref().map(|part| &part.site)).unwrap_or(&self.name)
+    }
+
+    /// Whether it is a whole site in its own place, which says itself how it stands.
+    pub fn is_site(&self) -> bool {
+        self.app.is_none() && self.drill.is_none()
     }
 }
 

@@ -75,6 +75,7 @@ fn verified(name: &str) -> Phase {
         uid: "n".into(),
         namespaces: vec![],
         objects: 4,
+        drill: None,
     })
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::plan::failure;
 use super::rewrite::{self, owner_keys};
-use crate::api::{Reason, RestoreFailure, names};
+use crate::api::{NotProved, Reason, RestoreFailure, names};
 use crate::cluster::collect::ObjectState;
 use crate::cluster::form::{ObjectKey, digest_of, object_digest};
 use crate::cluster::order::rank;
@@ -136,6 +136,8 @@ pub struct Index {
     pub ordered: bool,
     /// What is known to differ before anything is done.
     pub notices: Vec<RestoreFailure>,
+    /// What a drill leaves out or changes.
+    pub not_proved: Vec<NotProved>,
 }
 
 impl Index {
@@ -260,7 +262,7 @@ impl Indexing {
             }
         }
         let Self { site_key, items, apps, ordered, notices, .. } = self;
-        Some(Index { site, site_key, items, apps, ordered, notices })
+        Some(Index { site, site_key, items, apps, ordered, notices, not_proved: vec![] })
     }
 }
 

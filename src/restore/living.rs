@@ -231,6 +231,7 @@ mod tests {
             },
             verified: None,
             app: None,
+            drill: None,
         };
         let deletion = |phase: &str| json!({"deletion": {"requestRef": {"name": "r"}, "requestUid": "u", "phase": phase}});
         let rows = [

@@ -80,8 +80,8 @@ impl Work {
     /// Says on the Site that it is queued, and at which place of how many. On one that was just
     /// created this is the whole status, in the words that its reconciler would find.
     pub async fn tell_place(&self, job: &Job, prepared: &Prepared) -> kube::Result<()> {
-        // The Site of an App goes on, and waits for nothing.
-        if job.app.is_some() {
+        // The Site of an App, or of a drill, goes on, and waits for nothing.
+        if !job.is_site() {
             return Ok(());
         }
         let mut restore = self.note(job, "Queued", 0, prepared.total);
@@ -111,7 +111,7 @@ impl Work {
     /// Says on the Site at which stage it is. For people: a failure is only logged. It changes what
     /// is noted there and nothing else: the Site may be given back by the time this arrives.
     pub async fn tell_stage(&self, job: &Job, stage: &str, done: i64) {
-        if job.app.is_some() {
+        if !job.is_site() {
             return;
         }
         let replace = |field: &str, value: Value| json!({ "op": "replace", "path": format!("/status/restore/{field}"), "value": value });
@@ -133,6 +133,9 @@ impl Work {
         if let Some(part) = &job.app {
             return self.release_app(part, &verified.uid).await;
         }
+        if job.drill.is_some() {
+            return Ok(());
+        }
         if let Some(live) = ours(&self.sites(), &job.name, &self.restore).await?
             && live.uid().as_ref() == Some(&verified.uid)
         {
@@ -150,7 +153,7 @@ impl Work {
 
     /// Takes the mark off a Site that was released by an operator which was stopped before this.
     pub async fn unmark_released(&self, job: &Job) -> kube::Result<()> {
-        if job.app.is_some() {
+        if !job.is_site() {
             return Ok(());
         }
         match ours(&self.sites(), &job.name, &self.restore).await? {
@@ -167,7 +170,7 @@ impl Work {
         objects: (i64, i64),
     ) -> kube::Result<()> {
         // An App that is half there stays marked, as a Site that this restore has made.
-        if job.app.is_some() {
+        if !job.is_site() {
             return Ok(());
         }
         let why = failures.first().map(|failure| match &failure.object {

@@ -11,11 +11,13 @@ mod choose;
 mod compare;
 mod create;
 pub mod decide;
+mod drill;
 #[cfg(test)]
 mod fixtures;
 mod gate;
 mod going;
 mod index;
+mod inert;
 mod late;
 mod living;
 mod mark;

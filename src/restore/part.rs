@@ -1,4 +1,5 @@
-//! One App of a site, to be restored by itself. Pure.
+//! What is restored otherwise than as a whole site in its own place: one App of a site, or a site in
+//! a drill. Pure.
 
 use crate::api::names;
 use crate::cluster::form::ObjectKey;
@@ -11,6 +12,15 @@ pub struct AppPart {
     pub site: String,
     /// The App.
     pub app: CataloguedApp,
+}
+
+/// A site that is restored into scratch namespaces, for a drill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillPart {
+    /// Name of the Site.
+    pub site: String,
+    /// UID of the RestoreDrill.
+    pub drill_uid: String,
 }
 
 impl AppPart {

@@ -59,8 +59,11 @@ impl Work {
     /// # Errors
     /// A list that fails.
     pub async fn census(&self, jobs: &[&Job]) -> Result<Census> {
-        // Apps are asked for one by one.
-        let jobs: Vec<&Job> = jobs.iter().copied().filter(|job| job.app.is_none()).collect();
+        // Apps are asked for one by one, and a drill is no business of the Sites that live.
+        let jobs: Vec<&Job> = jobs.iter().copied().filter(|job| job.is_site()).collect();
+        if jobs.is_empty() {
+            return Ok(Census { sites: HashMap::new(), holders: HashMap::new() });
+        }
         let wanted: std::collections::HashSet<&str> = jobs.iter().map(|j| &*j.name).collect();
         let mut sites = HashMap::new();
         let mut pages = Pages::of(PAGE);
@@ -87,6 +90,7 @@ impl Work {
     pub async fn prepare(&self, job: &Job, live: Option<Site>, census: &Census) -> Preparation {
         let prepared = match &job.app {
             Some(part) => self.prepare_app(job, part).await,
+            None if job.drill.is_some() => self.prepare_drill(job).await,
             None => self.try_prepare(job, live, census).await,
         };
         match prepared {
@@ -174,6 +178,7 @@ impl Work {
             uid: live.uid().unwrap_or_default(),
             namespaces: status.namespaces.clone(),
             objects: last.objects,
+            drill: None,
         })
     }
 

@@ -9,6 +9,7 @@
 //! | Service | its addresses, where they are taken (`object.rs`) |
 //! | with owners | created without them; a second pass adds them with their new UIDs |
 //! | applied by server-side apply | a patch puts its field owners back |
+//! | in a drill | made inert, by the table in `inert.rs` |
 //!
 //! Selectors of Jobs are left out of the archived form already.
 
@@ -31,9 +32,10 @@ pub fn owner_keys(namespace: Option<&str>, reference: &Value) -> [Option<ObjectK
     })
 }
 
-/// Gives a namespace the label of its site.
+/// Gives a namespace the label of its site. One of a drill is no site's.
 pub fn mark_namespace(object: &mut Value, site: &str) {
-    if is(object, "", "Namespace") {
+    let drill = !object["metadata"]["labels"][names::LABEL_DRILL].is_null();
+    if is(object, "", "Namespace") && !drill {
         object["metadata"]["labels"][names::LABEL_SITE] = json!(site);
     }
 }

@@ -337,6 +337,7 @@ pub async fn verify(
         uid: uid(&plan.index.site_key),
         namespaces,
         objects: count,
+        drill: None,
     }))
 }
 

@@ -3,6 +3,7 @@
 use super::catalogue::Unchosen;
 use super::choose::{Choice, Chosen};
 use super::decide::{Facts, Job, Phase, Standing};
+use super::drill;
 use super::part::AppPart;
 use crate::api::{
     Backup, ConditionType, Conditions, EntityPhase, PlanBackup, Reason, RequestState,
@@ -28,6 +29,9 @@ pub enum Source {
 /// Which sites this Restore is of.
 pub fn of(facts: &Facts) -> Source {
     let source = &facts.restore.spec.source;
+    if let Some(drill) = &source.drill {
+        return Source::Sites { jobs: drill::jobs(facts, drill), failed: vec![] };
+    }
     match (&source.deletion_request_ref, &source.backup_refs, &facts.choice) {
         (Some(request), ..) => of_request(facts, &request.name),
         (None, Some(_), _) => of_backups(facts),
@@ -85,6 +89,7 @@ fn chosen_job(facts: &Facts, chosen: &Chosen) -> Job {
         id: chosen.site.id.clone(),
         backup: chosen.backup.clone(),
         app: chosen.app.clone().map(|app| AppPart { site: chosen.site.name.clone(), app }),
+        drill: None,
     }
 }
 
@@ -128,6 +133,7 @@ fn of_request(facts: &Facts, name: &str) -> Source {
         }),
         verified: verified_before(facts, &entity.name),
         app: None,
+        drill: None,
     });
     Source::Sites { jobs: jobs.collect(), failed: vec![] }
 }
@@ -193,5 +199,6 @@ fn job(facts: &Facts, name: &str, backup: Option<&Backup>) -> Result<Job, Restor
             keep_until_time: backup.spec.keep_until_time,
         },
         app: None,
+        drill: None,
     })
 }

@@ -66,6 +66,7 @@ pub(super) async fn install(sandbox: &Sandbox) -> Result<()> {
         wait_for_guard(&api, &crds[0].name_any()).await?;
         wait_for_requests(&sandbox.admin()).await?;
     }
+    apply_files(&mut applier, &files, "deploy/drills").await?;
     for object in documents(POLICY)? {
         applier.apply(object).await.context("cannot apply the default policy")?;
     }

@@ -296,7 +296,9 @@ pub(super) fn row_of(metadata: &ObjectMeta) -> NamespaceRow {
     NamespaceRow {
         uid: metadata.uid.clone().unwrap_or_default(),
         site: entry(&metadata.labels, names::LABEL_SITE),
-        adopt: entry(&metadata.annotations, names::ANNOTATION_ADOPT),
+        // A scratch namespace of a drill is taken away again, and is never a site's.
+        adopt: entry(&metadata.annotations, names::ANNOTATION_ADOPT)
+            .filter(|_| entry(&metadata.labels, names::LABEL_DRILL).is_none()),
         terminating: metadata.deletion_timestamp.is_some(),
     }
 }

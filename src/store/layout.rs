@@ -86,6 +86,25 @@ pub fn choice(restore_uid: &str) -> String {
     format!("restores/{}.json", segment(restore_uid))
 }
 
+/// The folder of the evidence of drills, and of what they have proved.
+const DRILLS: &str = "drills";
+
+/// Where the evidence of this run of the RestoreDrill with this name and UID lies.
+pub fn drill_run(drill: &str, drill_uid: &str, run: &str) -> String {
+    let [drill, uid, run] = [drill, drill_uid, run].map(segment);
+    format!("{DRILLS}/runs/{drill}/{uid}/{run}.json")
+}
+
+/// The folder of what was drilled of every site.
+pub const DRILLED: &str = "drills/backups";
+
+/// Where it says that this archive of the site with this id was drilled.
+pub fn drilled(site_id: &str, archive: &str) -> String {
+    let name = archive.rsplit('/').next().unwrap_or_default();
+    let name = name.strip_suffix(".jsonl.zst").unwrap_or(name);
+    format!("{DRILLED}/{}/{name}.json", segment(site_id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,8 @@
 //! policies/<name>/<uid>.json            a DeletionPolicy as it was last, see [`policies`]
 //! ledger/purged/<id>/<uid>.json         what was purged for a request, see [`ledger`]
 //! restores/<uid>.json                   what a Restore chose from the catalogue
+//! drills/runs/<drill>/<uid>/<run>.json  the evidence of a drill, see [`drills`]
+//! drills/backups/<id>/<archive>.json    when the archive was drilled last
 //! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
 //! records/<uid>.closed                  what it tells of lives again
 //! probe                                 written and read back when the store is opened
@@ -25,6 +27,7 @@ pub mod catalogue;
 mod choices;
 mod connect;
 mod documents;
+pub mod drills;
 mod encryption;
 mod error;
 pub mod layout;
@@ -54,6 +57,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 pub use archive::{Archive, Entry, Header, Identity, Manifest, RawEntry};
 pub use catalogue::{CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Listing};
 pub use documents::Documents;
+pub use drills::{DrillEvidence, DrilledBackup, DrilledSite};
 pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
 pub use ledger::Purge;

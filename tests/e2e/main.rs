@@ -13,6 +13,7 @@ mod asked;
 mod backup;
 mod bad_input;
 mod demo;
+mod drill;
 mod dry_run;
 mod mass;
 mod past_guard;

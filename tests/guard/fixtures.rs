@@ -12,6 +12,8 @@ pub const APPS: &str = "/apis/reprieve.dev/v1alpha1/namespaces/t-site/apps";
 pub const REQUESTS: &str = "/apis/reprieve.dev/v1alpha1/deletionrequests";
 pub const POLICIES: &str = "/apis/reprieve.dev/v1alpha1/deletionpolicies";
 pub const BACKUPS: &str = "/apis/reprieve.dev/v1alpha1/backups";
+pub const RESTORES: &str = "/apis/reprieve.dev/v1alpha1/restores";
+pub const DRILLS: &str = "/apis/reprieve.dev/v1alpha1/restoredrills";
 pub const NAMESPACES: &str = "/api/v1/namespaces";
 pub const VOLUMES: &str = "/api/v1/persistentvolumes";
 pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -50,6 +52,19 @@ pub fn manifest(value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop"}, "data": {"k": value}})
 }
 
+pub fn restore(name: &str, source: Value) -> Value {
+    json!({"apiVersion": names::API_VERSION, "kind": "Restore", "metadata": {"name": name},
+        "spec": {"source": source}})
+}
+
+/// The source of a Restore of a drill.
+pub fn drill() -> Value {
+    json!({"drill": {"drillRef": {"name": "monthly"}, "drillUid": "u", "archives": [{
+        "site": "acme", "siteUid": "a", "siteId": "site-1", "backup": "acme-1",
+        "location": "sites/site-1/acme-1.jsonl.zst", "digest": "sha256:00", "objects": 9,
+    }]}})
+}
+
 pub fn volume(name: &str, labels: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": name, "labels": labels},
@@ -68,7 +83,7 @@ pub fn development(name: &str) -> Value {
             "rolling": {"windowSeconds": 86400, "maxEntities": 50, "maxPercent": 5},
         },
         "quorum": {"approvals": 3, "overrideApprovals": 5, "expiresAfterSeconds": 3600},
-        "backup": {"keepSeconds": 3000000},
+        "backup": {"keepSeconds": 3000000, "drillBeforePurge": true},
     }})
 }
 
@@ -85,6 +100,9 @@ pub async fn make(c: &Cluster) {
             "labels": {names::LABEL_SITE: "t-site"}}}));
         namespaces.create(&post, &namespace).await.expect("a namespace");
     }
+    let scratch =
+        object(json!({"metadata": {"name": "t-drill", "labels": {names::LABEL_DRILL: "u"}}}));
+    namespaces.create(&post, &scratch).await.expect("a namespace");
     let phase = json!({"status": {"deletion": {
         "requestRef": {"name": "r"}, "requestUid": "u", "phase": "Purging"}}});
     for name in ["t-site", "t-purging"] {
@@ -122,6 +140,8 @@ pub async fn make(c: &Cluster) {
         c.operator.request_text(request).await.unwrap_or_else(|e| panic!("{value}: {e}"));
     };
     create(POLICIES, development("t-dev")).await;
+    create(RESTORES, restore("t-restore", json!({"store": "All"}))).await;
+    create(RESTORES, restore("t-drill", drill())).await;
     create(
         BACKUPS,
         json!({"apiVersion": names::API_VERSION, "kind": "Backup",

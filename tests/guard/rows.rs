@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::fixtures::{
-    APPS, BACKUPS, CRDS, NAMESPACES, POLICIES, REQUESTS, SITES, SYSTEM, VOLUMES, app, development,
-    make, manifest, site, uids,
+    APPS, BACKUPS, CRDS, DRILLS, NAMESPACES, POLICIES, REQUESTS, RESTORES, SITES, SYSTEM, VOLUMES,
+    app, development, drill, make, manifest, restore, site, uids,
 };
 use super::table::{EVERYBODY, Form, Row, Senders, WITH_VERBS, Who, row};
 
@@ -22,6 +22,7 @@ pub async fn all(c: &Cluster) -> String {
     deletes(&mut rows);
     marks(c, &mut rows).await;
     namespaces(c, &mut rows).await;
+    drills(&mut rows);
     kinds(c, &mut rows).await;
     requests(&mut rows);
     policies(&mut rows);
@@ -176,6 +177,51 @@ async fn namespaces(c: &Cluster, rows: &mut Vec<Row>) {
     rows.push(row("T3", p, "/finalize of a site's namespace", Form::Put, &path).body(put));
 }
 
+/// B11: scratch namespaces of drills, and what is put into them.
+fn drills(rows: &mut Vec<Row>) {
+    let (o, scratch) = ([Who::Operator], format!("{NAMESPACES}/t-drill"));
+    let p = policy::DELETE_NAMESPACES;
+    rows.push(row("B11", p, "DELETE a drill's namespace", Form::Delete, &scratch).may(&o));
+    let p = policy::NAMESPACE_MARKS;
+    let drill_label = |value: Value| json!({"metadata": {"labels": {names::LABEL_DRILL: value}}});
+    let mine = format!("{NAMESPACES}/t-site");
+    for (what, path, value) in [
+        (
+            "a drill's label on a namespace that is there",
+            &format!("{NAMESPACES}/default"),
+            json!("u"),
+        ),
+        ("a drill's label on a site's namespace", &mine, json!("u")),
+        ("a drill's label off its namespace", &scratch, Value::Null),
+        ("a drill's label changed", &scratch, json!("v")),
+    ] {
+        rows.push(row("B11", p, what, Form::Merge, path).body(drill_label(value)));
+    }
+    let label = json!({"metadata": {"labels": {names::LABEL_SITE: "t-site"}}});
+    let what = "a site's label on a drill's namespace";
+    rows.push(row("B11", p, what, Form::Merge, &scratch).body(label));
+    let new = json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "t-drill-2", "labels": {names::LABEL_DRILL: "u"}}});
+    let what = "CREATE a drill's namespace";
+    rows.push(row("B11", p, what, Form::Post, NAMESPACES).body(new).may(&o));
+    let p = policy::DRILL_RESTORES;
+    let made = restore("t-drill-2", drill());
+    let what = "CREATE a Restore of a drill";
+    rows.push(row("B11", p, what, Form::Post, RESTORES).body(made).may(&o));
+    let path = format!("{RESTORES}/t-drill");
+    let cancel = json!({"spec": {"cancel": true}});
+    let what = "a Restore of a drill, cancelled";
+    rows.push(row("", p, what, Form::Merge, &path).body(cancel).may(&EVERYBODY));
+    rows.push(row("", p, "DELETE a Restore of a drill", Form::Delete, &path).may(&EVERYBODY));
+    let others: Vec<Who> = EVERYBODY.into_iter().filter(|who| *who != Who::Operator).collect();
+    let path = format!("{RESTORES}/t-restore");
+    rows.push(row("T10", p, "DELETE a Restore", Form::Delete, &path).may(&others));
+    let held = json!({"apiVersion": names::API_VERSION, "kind": "RestoreDrill",
+        "metadata": {"name": "t-drill", "finalizers": [names::FINALIZER]}, "spec": {}});
+    let what = "CREATE RestoreDrill with the finalizer";
+    rows.push(row("B11", policy::FINALIZERS, what, Form::Post, DRILLS).body(held).may(&o));
+}
+
 /// T4.
 async fn kinds(c: &Cluster, rows: &mut Vec<Row>) {
     for crd in reprieve::api::crds() {
@@ -317,6 +363,13 @@ fn policies(rows: &mut Vec<Row>) {
                 .says("weaker (alerts)"),
         );
     }
+    let no_drill = json!({"spec": {"backup": {"drillBeforePurge": false}}});
+    rows.push(
+        row("T16", p, "DeletionPolicy without a drill before the purge", Form::Merge, &path)
+            .body(no_drill)
+            .may(&WITH_VERBS)
+            .says("weaker (backup.drillBeforePurge)"),
+    );
     rows.push(
         row("T16", p, "DELETE DeletionPolicy", Form::Delete, &path).may(&WITH_VERBS).says(needs),
     );

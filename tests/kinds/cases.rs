@@ -37,7 +37,7 @@ pub fn base(kind: &str) -> Value {
                 "rolling": {"windowSeconds": 86400, "maxEntities": 50, "maxPercent": 5},
             },
             "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
-            "backup": {"keepSeconds": 2_592_000},
+            "backup": {"keepSeconds": 2_592_000, "drillBeforePurge": true, "drilledWithinSeconds": 2_764_800},
             "alerts": {
                 "alertmanager": {
                     "url": "https://alertmanager.monitoring.svc:9093/prefix",
@@ -60,6 +60,13 @@ pub fn base(kind: &str) -> Value {
             "onConflict": "Fail",
             "cancel": false,
         }),
+        "RestoreDrill" => json!({
+            "schedule": "0 4 1 * *",
+            "timeZone": "Europe/Berlin",
+            "suspend": false,
+            "sample": {"sites": 10, "strategy": "Oldest", "backupRefs": [{"name": "acme-1"}]},
+            "timeoutSeconds": 3600,
+        }),
         other => panic!("{other} has no object in this test"),
     };
     let group = "reprieve.dev/v1alpha1";
@@ -77,6 +84,7 @@ pub fn full(kind: &str) -> Value {
             "sites": {"ids": ["site-1"], "atTime": time},
             "apps": {"ids": ["app-1"], "atTime": time},
             "store": "All",
+            "drill": drill(),
         });
     }
     object
@@ -289,6 +297,7 @@ pub fn rules() -> Vec<Case> {
             json!({"apps": {"ids": ["app-1"]}, "deletionRequestRef": {"name": "another"}}),
         ),
         source(json!({"store": "All"}), json!({"store": "All", "sites": {"ids": ["site-1"]}})),
+        source(json!({"drill": drill()}), json!({"drill": drill(), "store": "All"})),
         update(
             "Restore",
             ".spec.onConflict",
@@ -314,7 +323,19 @@ pub fn rules() -> Vec<Case> {
 }
 
 const ONE_SOURCE: &str =
-    "source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store";
+    "source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store, drill";
+
+/// What a RestoreDrill has restored.
+fn drill() -> Value {
+    json!({
+        "drillRef": {"name": "monthly"},
+        "drillUid": "0f",
+        "archives": [{
+            "site": "acme", "siteUid": "a", "siteId": "site-1", "backup": "acme-1",
+            "location": "sites/site-1/acme-1.0f.1.jsonl.zst", "digest": "sha256:00", "objects": 9,
+        }],
+    })
+}
 
 fn source(good: Value, bad: Value) -> Case {
     Case {

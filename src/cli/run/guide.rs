@@ -58,6 +58,7 @@ fn metrics() -> String {
     drop(metrics.guard_probes.get_or_create(&Policy { policy: "" }));
     drop(metrics.warnings.get_or_create(&Warned { kind: String::new(), reason: "" }));
     drop(metrics.unexpected_deletes_open.get_or_create(&Kind { kind: String::new() }));
+    metrics.drills.example();
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {

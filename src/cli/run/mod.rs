@@ -23,7 +23,7 @@ use crate::cluster::lease::{self, Attempt, Elector};
 use crate::cluster::limiter::Limiter;
 use crate::cluster::{Context, Metrics, Shutdown, chain, shutdown};
 use crate::store::Store;
-use crate::{backup, deletion, restore, site};
+use crate::{backup, deletion, drill, restore, site};
 
 pub use self::args::Args;
 
@@ -243,7 +243,8 @@ async fn rooms(ctx: Context, store: Store, down: Shutdown) {
         site::recreate::run(ctx.clone(), store.clone(), down.clone()),
         deletion::run(ctx.clone(), store.clone(), down.clone()),
         backup::run(ctx.clone(), store.clone(), down.clone()),
-        restore::run(ctx, store, down),
+        restore::run(ctx.clone(), store.clone(), down.clone()),
+        drill::run(ctx, store, down),
     );
 }
 

@@ -31,6 +31,12 @@ pub fn everything_once(stage: &Stage) {
     stage.admin.create(&restore).worked();
     stage.admin.kubectl("wait --for=condition=Succeeded restore/back --timeout=60s").worked();
     stage.admin.kubectl("wait --for=condition=Ready site acme --timeout=60s").worked();
+    let drill = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "RestoreDrill", "metadata": {"name": "once"},
+        "spec": {"sample": {"sites": 1}},
+    });
+    stage.admin.create(&drill).worked();
+    stage.admin.kubectl("wait --for=condition=Drilled drill/once --timeout=90s").worked();
 }
 
 /// T10: with the operator's own token.
@@ -57,7 +63,8 @@ pub fn what_is_not_in_the_list_is_refused(stage: &Stage) {
         "delete lease reprieve -n reprieve-system".to_owned(),
         "delete dreq none".to_owned(),
         "delete dpol default".to_owned(),
-        "delete restore none".to_owned(),
+        // Of Restores it deletes those of its drills alone, by the guard.
+        "delete restore back".to_owned(),
         "delete namespace kube-system --dry-run=server".to_owned(),
         "delete site acme".to_owned(),
         "delete namespace acme".to_owned(),
