@@ -23,12 +23,12 @@ pub use condition::{Condition, ConditionStatus, ConditionType, Conditions};
 pub use crds::{CRD_FILES, crds};
 pub use deletion_policy::{
     BackupRequirement, BlastRadius, DeletionPolicy, DeletionPolicySpec, DeletionPolicyStatus,
-    Environment, Quorum, Retention,
+    Environment, Quarantine, Quorum, Retention, Waves,
 };
 pub use deletion_request::{
     Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase, Override,
-    Plan, PlanApp, PlanBackup, PlanEntity, PlanHead, PlanTotals, Progress, Refusal, RefusalCount,
-    Rejection, RequestState, RetentionWindow, Target, TargetKind,
+    Plan, PlanApp, PlanApplied, PlanBackup, PlanEntity, PlanHead, PlanSite, PlanTotals, Progress,
+    Refusal, RefusalCount, Rejection, RequestState, RetentionWindow, Target, TargetKind, Wave,
 };
 pub use reason::Reason;
 pub use restore::{

@@ -21,6 +21,11 @@ pub const LABEL_APP: &str = "reprieve.dev/app";
 /// operator may set, change or remove it, delete such a volume, or change its reclaim policy.
 pub const LABEL_KEPT: &str = "reprieve.dev/kept";
 
+/// Annotation on what a hold has changed: workloads, claims' volumes, contents of snapshots. A JSON
+/// object with what the fields were, and the UIDs of the DeletionRequests that it is held for; see
+/// `docs/deletion.md`.
+pub const ANNOTATION_FORMER: &str = "reprieve.dev/former";
+
 /// Annotation on an existing namespace by which it consents to be taken in: the Site's name. And
 /// on an existing object, to be taken in by an App: the App's name.
 pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";
@@ -75,5 +80,7 @@ pub const VERB_UPGRADE: &str = "upgrade";
 
 /// The operator's field manager in server-side apply.
 pub const FIELD_MANAGER: &str = "reprieve";
+/// The field manager of what a hold changes in workloads, so that it can be told apart.
+pub const HOLD_MANAGER: &str = "reprieve-hold";
 /// The field manager of an App's manifests: what it owns of an object is the App's.
 pub const APP_MANAGER: &str = "reprieve-app";

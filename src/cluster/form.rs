@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use super::former::without_hold;
 use crate::api::names;
 
 /// Which object of a site: kind, namespace and name. Not the version, which may change with an
@@ -159,6 +160,7 @@ const JOB_LABELS: [&str; 4] = [
 
 /// An object in its archived form. Applying it again changes nothing.
 pub fn archived_form(mut object: Value) -> Value {
+    without_hold(&mut object);
     let Some(root) = object.as_object_mut() else { return object };
     root.remove("status");
     if let Some(metadata) = root.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -201,6 +203,16 @@ fn assigned_by_the_cluster(object: &mut Value) {
         }
         // Which node a Pod got.
         ("", "Pod") => remove_at(object, &["spec"], "nodeName"),
+        // By the StatefulSet's controller, as its persistentVolumeClaimRetentionPolicy says.
+        ("", "PersistentVolumeClaim") => {
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                retain_items(metadata, "ownerReferences", |owner| {
+                    owner["kind"] != "StatefulSet"
+                        || !owner["apiVersion"].as_str().is_some_and(|v| v.starts_with("apps/"))
+                });
+                remove_if_empty(metadata, "ownerReferences");
+            }
+        }
         // The selector and the labels that tell this Job's Pods from those of any other: by UID.
         ("batch", "Job") if object["spec"]["manualSelector"] != true => {
             remove_at(object, &["spec"], "selector");

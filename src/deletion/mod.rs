@@ -4,13 +4,17 @@
 //! must not decide on a cache: every fact behind an irreversible step is a live read.
 
 mod act;
+mod apps;
 mod backups;
 pub mod decide;
 pub mod digest;
+mod entities;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;
+pub mod held;
 mod hold;
+pub mod live;
 mod observe;
 #[cfg(test)]
 mod past_guard_tests;
@@ -19,6 +23,8 @@ mod policy;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;
+mod release;
+mod waves;
 #[cfg(test)]
 mod world;
 
@@ -33,9 +39,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 use crate::api::{Backup, DeletionRequest};
+use crate::store::Store;
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 
-pub use observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
+pub use observe::{AppFacts, Facts, OpenRequest, PolicyFacts, SiteFacts};
 
 /// The limit of one reconciliation.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -43,40 +50,41 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const CHANGED: Duration = Duration::from_millis(200);
 
 /// Runs the room until shutdown.
-pub async fn run(ctx: Context, down: Shutdown) {
+pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
-        run_requests(ctx.clone(), down.clone()),
+        run_requests(ctx.clone(), store, down.clone()),
         policy::run(ctx.clone(), down.clone()),
         watch_guard(ctx, down),
     );
 }
 
-async fn run_requests(ctx: Context, down: Shutdown) {
+async fn run_requests(ctx: Context, store: Store, down: Shutdown) {
     let requests: Api<DeserializeGuard<DeletionRequest>> = Api::all(ctx.client.clone());
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());
-    let store = controller.store();
+    let known = controller.store();
     let ours = watcher::Config::default().labels(observe::LABEL_REQUEST_UID);
     let controller = controller.watches_with(backups, (), ours, move |backup| {
         let uid = backup.labels().get(observe::LABEL_REQUEST_UID).cloned();
-        let request = store.find(|request| request.uid() == uid);
+        let request = known.find(|request| request.uid() == uid);
         request.map(|request| ObjectRef::new(&request.name_any()))
     });
     let controller = controller.reconcile_all_on(ctx.guard.changes());
     let context = ctx.clone();
     drive("deletion", controller, ctx, TIMEOUT, down, move |request| {
-        reconcile(context.clone(), request)
+        reconcile(context.clone(), store.clone(), request)
     })
     .await;
 }
 
-async fn reconcile(ctx: Context, request: Arc<DeletionRequest>) -> Result<Action> {
-    let Some(facts) = observe::observe(&ctx, &request.name_any()).await? else {
+async fn reconcile(ctx: Context, store: Store, request: Arc<DeletionRequest>) -> Result<Action> {
+    let Some(facts) = observe::observe(&ctx, &store, &request.name_any()).await? else {
         return Ok(Action::await_change());
     };
-    let decision = decide::decide(&facts, ctx.now());
+    let mut decision = decide::decide(&facts, ctx.now());
     let written = async {
-        act::act(&ctx, &facts, &decision.effects).await?;
+        let refused = act::act(&ctx, &facts, &decision.effects).await?;
+        decide::tell_refused(&facts, &mut decision, &refused, ctx.now());
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.

@@ -3,25 +3,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
-use super::backups::{backup_of, is_verified};
+use super::entities::{observe_apps, observe_sites, read_app, read_site};
+use super::held::{Claim, Held};
+use super::live::Live;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
-use crate::cluster::collect::{Freshness, collect};
-use crate::cluster::unexpected::asks_for;
 use crate::cluster::{
-    Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
-    lookup, observe_guard,
+    Context, During, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time, lookup,
+    observe_guard,
 };
+use crate::store::Store;
 
-/// Sites that are read at the same time.
-const CONCURRENCY: usize = 8;
+/// A request of more ids does not name its workloads and volumes one by one.
+const SHOWN_MOST: usize = 100;
 /// Label on a Backup: UID of the DeletionRequest that it was made for.
 pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
 
@@ -32,8 +32,12 @@ pub struct Facts {
     pub request: DeletionRequest,
     /// Who has each id, while the plan is being made.
     pub holders: HashMap<String, Vec<Holder>>,
-    /// The Sites that the ids or the plan name, by name. One that is gone is not in it.
+    /// The Sites that the ids or the plan name, and those of the Apps, by name. One that is gone is
+    /// not in it.
     pub sites: BTreeMap<String, SiteFacts>,
+    /// The Apps that the ids or the plan name, by namespace and name. One that is gone is not in
+    /// it.
+    pub apps: BTreeMap<(String, String), AppFacts>,
     /// The policies that these Sites name, by name; one that does not exist is not in it.
     pub policies: BTreeMap<String, PolicyFacts>,
     /// The other requests that are open.
@@ -57,19 +61,45 @@ pub struct SiteFacts {
     pub backups: Vec<Backup>,
     /// The claims in its namespaces.
     pub claims: Vec<Claim>,
+    /// What else in them a hold changes, and what goes on.
+    pub held: Vec<Held>,
     /// The digest over everything that lives in it, where that was asked for.
     pub live_digest: Option<String>,
     /// Whether its DELETE got past the guard, and the request is the operator's own for that.
     pub past_guard: bool,
 }
 
-/// A volume claim.
+/// One App, live.
+#[derive(Clone, Debug)]
+pub struct AppFacts {
+    /// The App.
+    pub app: App,
+    /// Name of the Site that its namespace belongs to; empty when it belongs to none.
+    pub site: String,
+    /// Its own objects that live, while it is being purged.
+    pub objects: Vec<OwnObject>,
+    /// The digest over it and its objects as they live, and as its Site's backup has them, where
+    /// that was asked for.
+    pub live_digest: Option<String>,
+    /// See there.
+    pub archived_digest: Option<String>,
+    /// Whether its DELETE got past the guard, and the request is the operator's own for that.
+    pub past_guard: bool,
+}
+
+/// An object that an App applied, at the UID that it had then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// As `namespace/name`.
-    pub name: String,
-    /// Whether its disk stays when the claim goes. A claim without a disk has none to lose.
-    pub retained: bool,
+pub struct OwnObject {
+    /// Kind.
+    pub kind: String,
+    /// The path of its kind in its namespace, as requests have it.
+    pub path: String,
+    /// What a write is decided on.
+    pub exact: Exact,
+    /// Whether it is on its way out.
+    pub deleting: bool,
+    /// What holds it then.
+    pub finalizers: Vec<String>,
 }
 
 /// A policy as it is now.
@@ -107,14 +137,35 @@ impl Facts {
         self.request.meta().creation_timestamp.as_ref().map(Time::from)
     }
 
-    /// The live Site of a planned entity, if it still is that one.
-    pub fn live(&self, entity: &PlanEntity) -> Option<&SiteFacts> {
-        live(&self.sites, entity)
+    /// What lives of a planned entity, if it still is that one.
+    pub fn live(&self, entity: &PlanEntity) -> Option<Live<'_>> {
+        let live = match (entity.kind, entity.namespaces.first()) {
+            (TargetKind::Site, _) => Live::Site(self.sites.get(&entity.name)?),
+            (TargetKind::App, Some(namespace)) => self.app(&namespace.name, &entity.name)?,
+            (TargetKind::App, None) => return None,
+        };
+        (live.uid() == entity.uid).then_some(live)
     }
-}
 
-fn live<'a>(sites: &'a BTreeMap<String, SiteFacts>, entity: &PlanEntity) -> Option<&'a SiteFacts> {
-    sites.get(&entity.name).filter(|site| site.uid() == entity.uid)
+    /// Whether a planned entity is gone. Not whenever [`Facts::live`] knows nothing of it: an App
+    /// lives on when the label of its namespace is lost.
+    pub fn is_gone(&self, entity: &PlanEntity) -> bool {
+        match (entity.kind, entity.namespaces.first()) {
+            (TargetKind::Site, _) => self.live(entity).is_none(),
+            (TargetKind::App, Some(namespace)) => {
+                let key = (namespace.name.clone(), entity.name.clone());
+                let live = self.apps.get(&key).and_then(|live| live.app.uid());
+                live.as_ref() != Some(&entity.uid)
+            }
+            (TargetKind::App, None) => false,
+        }
+    }
+
+    /// The App of this namespace and name, with its Site.
+    pub fn app(&self, namespace: &str, name: &str) -> Option<Live<'_>> {
+        let app = self.apps.get(&(namespace.to_owned(), name.to_owned()))?;
+        Some(Live::App(app, self.sites.get(&app.site)?))
+    }
 }
 
 impl SiteFacts {
@@ -171,18 +222,13 @@ impl SiteFacts {
         let absent = wanted.iter().find(|w| self.namespaces.iter().all(|n| n.name_any() != **w));
         absent.map(|namespace| format!("lacks its namespace {namespace}"))
     }
-
-    /// Claims whose disks would go with them.
-    pub fn unretained(&self) -> Vec<&str> {
-        self.claims.iter().filter(|c| !c.retained).map(|c| c.name.as_str()).collect()
-    }
 }
 
 /// Reads it; none when the request is gone.
 ///
 /// # Errors
 /// Any read that fails: then nothing is decided.
-pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
+pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<Facts>> {
     let client = &ctx.client;
     let requests: Api<DeletionRequest> = Api::all(client.clone());
     let doing = format!("read DeletionRequest {name}");
@@ -197,42 +243,65 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     // A cancel must work whatever cannot be read: a CustomResourceDefinition that is gone, say.
     let ends = matches!(state, RequestState::Planning | RequestState::AwaitingApproval)
         && wants_to_end(&request);
-    let names: Vec<String> = match state {
-        _ if ends => vec![],
+    let kind = request.spec.target.kind;
+    let mut keys: BTreeSet<(Option<String>, String)> = BTreeSet::new();
+    match state {
+        _ if ends => {}
         RequestState::Planning | RequestState::AwaitingApproval => {
             holders = lookup(client, &request.spec.target.ids).await?;
             others = other_requests(ctx, &request).await?;
-            let all = holders.values().flatten();
-            all.filter(|h: &&Holder| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
+            let all = holders.values().flatten().filter(|h: &&Holder| h.kind == kind);
+            keys.extend(all.map(|h| (h.namespace.clone(), h.name.clone())));
         }
         // From here on the plan says what is meant, not the ids: an id may have moved.
         RequestState::Held | RequestState::Purging => {
-            planned.iter().map(|e| e.name.clone()).collect()
+            let namespace = |e: &PlanEntity| {
+                let first = e.namespaces.first().filter(|_| e.kind == TargetKind::App);
+                first.map(|n| n.name.clone())
+            };
+            keys.extend(planned.iter().map(|e| (namespace(e), e.name.clone())));
         }
         // Nothing is asked of what has ended.
         RequestState::Completed
         | RequestState::Refused
         | RequestState::Expired
-        | RequestState::Cancelled => vec![],
-    };
+        | RequestState::Cancelled => {}
+    }
     let mut sites = BTreeMap::new();
+    let mut apps = BTreeMap::new();
     let mut policies = BTreeMap::new();
     let mut guard = GuardState::default();
     if !state.is_final() && !ends {
-        sites = observe_sites(ctx, names, &request).await?;
+        let whole = state.holds() || keys.len() <= SHOWN_MOST;
+        let of_apps = keys.iter().filter_map(|(ns, name)| Some((ns.clone()?, name.clone())));
+        apps = observe_apps(ctx, of_apps.collect(), &request).await?;
+        let of_sites = keys.iter().filter(|(ns, _)| ns.is_none()).map(|(_, name)| name.clone());
+        let names = of_sites.chain(apps.values().map(|app| app.site.clone()).filter(|s| !s.is_empty())).collect();
+        sites = observe_sites(ctx, names, &request, whole).await?;
         // The plan's policy is asked for even when no Site names it any more: it still binds.
         let head = status.plan.as_ref().and_then(|p| p.head.as_ref());
         policies = read_policies(ctx, sites.values(), head.map(|h| h.policy_name.clone())).await?;
         guard = observe_guard(ctx, &probe_targets(&request, &sites, planned)).await?;
     }
-    if state == RequestState::Purging
-        && let Some(site) = next_entity(planned).and_then(|e| sites.get_mut(&e.name))
-    {
-        read_digest(ctx, site).await?;
+    let next = next_entity(planned).filter(|_| state == RequestState::Purging);
+    match next.map(|e| (e, e.namespaces.first())) {
+        Some((entity, Some(namespace))) if entity.kind == TargetKind::App => {
+            if let Some(app) = apps.get_mut(&(namespace.name.clone(), entity.name.clone()))
+                && let Some(site) = sites.get(&app.site)
+            {
+                read_app(ctx, store, app, site).await?;
+            }
+        }
+        Some((entity, _)) => {
+            if let Some(site) = sites.get_mut(&entity.name) {
+                read_site(ctx, site).await?;
+            }
+        }
+        None => {}
     }
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
     let api_time = api_server_time(client).await?;
-    Ok(Some(Facts { request, holders, sites, policies, others, guard, api_time }))
+    Ok(Some(Facts { request, holders, sites, apps, policies, others, guard, api_time }))
 }
 
 /// Whether a request that holds nothing yet has only to be ended.
@@ -250,87 +319,6 @@ pub fn next_entity(entities: &[PlanEntity]) -> Option<&PlanEntity> {
         .iter()
         .find(|e| e.phase == EntityPhase::Purging)
         .or_else(|| entities.iter().find(|e| !done(e)))
-}
-
-/// The Sites of these names that exist, each with the Backups that were made of it for the request.
-async fn observe_sites(
-    ctx: &Context,
-    names: Vec<String>,
-    request: &DeletionRequest,
-) -> Result<BTreeMap<String, SiteFacts>> {
-    let api: Api<Backup> = Api::all(ctx.client.clone());
-    let uid = request.uid().unwrap_or_default();
-    let ours = ListParams::default().labels(&format!("{LABEL_REQUEST_UID}={uid}"));
-    let doing = format!("list the Backups for DeletionRequest {}", request.name_any());
-    let mut backups = api.list(&ours).await.during(doing)?.items;
-    backups.sort_by_key(|b| (b.creation_timestamp().map(|t| Time::from(&t)), b.name_any()));
-    let mut sites: BTreeMap<String, SiteFacts> = stream::iter(names)
-        .map(|name| async move { observe_site(ctx, &name).await })
-        .buffer_unordered(CONCURRENCY)
-        .try_filter_map(|site| async { Ok(site.map(|s| (s.site.name_any(), s))) })
-        .try_collect()
-        .await?;
-    for site in sites.values_mut() {
-        let (name, uid) = (site.site.name_any(), site.uid());
-        site.past_guard = site.site.meta().deletion_timestamp.is_some()
-            && asks_for(request, TargetKind::Site, &site.site.spec.id, &name, &uid);
-    }
-    for backup in backups {
-        if let Some(site) = sites.get_mut(&backup.spec.site_ref.name) {
-            site.backups.push(backup);
-        }
-    }
-    Ok(sites)
-}
-
-async fn observe_site(ctx: &Context, name: &str) -> Result<Option<SiteFacts>> {
-    let client = &ctx.client;
-    let sites: Api<Site> = Api::all(client.clone());
-    let Some(site) = sites.get_opt(name).await.during(format!("read Site {name}"))? else {
-        return Ok(None);
-    };
-    let api: Api<Namespace> = Api::all(client.clone());
-    let labelled = ListParams::default().labels(&format!("{}={name}", names::LABEL_SITE));
-    let doing = format!("read the namespaces of Site {name}");
-    let mut namespaces = api.list(&labelled).await.during(&doing)?.items;
-    for namespace in site.namespace_names() {
-        if namespaces.iter().all(|n| n.name_any() != namespace) {
-            namespaces.extend(api.get_opt(&namespace).await.during(&doing)?);
-        }
-    }
-    let mut apps = vec![];
-    let mut claims = vec![];
-    for namespace in &namespaces {
-        let namespace = namespace.name_any();
-        let api: Api<App> = Api::namespaced(client.clone(), &namespace);
-        let list = api.list(&ListParams::default()).await;
-        apps.extend(list.during(format!("list the Apps in namespace {namespace}"))?);
-        claims.extend(observe_claims(ctx, &namespace).await?);
-    }
-    let backups = vec![];
-    let (live_digest, past_guard) = (None, false);
-    Ok(Some(SiteFacts { site, namespaces, apps, backups, claims, live_digest, past_guard }))
-}
-
-async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), namespace);
-    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let list = api.list(&ListParams::default()).await;
-    let mut all = vec![];
-    for claim in list.during(format!("list the claims in namespace {namespace}"))? {
-        let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone());
-        let retained = match volume.filter(|v| !v.is_empty()) {
-            None => true,
-            Some(volume) => volumes
-                .get_opt(&volume)
-                .await
-                .during(format!("read PersistentVolume {volume}"))?
-                .and_then(|v| v.spec?.persistent_volume_reclaim_policy)
-                .is_none_or(|policy| policy == "Retain"),
-        };
-        all.push(Claim { name: format!("{namespace}/{}", claim.name_any()), retained });
-    }
-    Ok(all)
 }
 
 async fn read_policies<'a>(
@@ -381,11 +369,11 @@ fn probe_targets(
     sites: &BTreeMap<String, SiteFacts>,
     planned: &[PlanEntity],
 ) -> ProbeTargets {
-    let left = planned.iter().filter(|e| e.phase != EntityPhase::Purged);
-    let mut candidates: Vec<&SiteFacts> = left.filter_map(|e| live(sites, e)).collect();
-    if planned.is_empty() {
-        candidates = sites.values().collect();
-    }
+    let left = |site: &SiteFacts| {
+        let is = |e: &&PlanEntity| e.kind == TargetKind::Site && e.uid == site.uid();
+        planned.iter().find(is).is_none_or(|e| e.phase != EntityPhase::Purged)
+    };
+    let candidates: Vec<&SiteFacts> = sites.values().filter(|site| left(site)).collect();
     let untouched = |s: &&&SiteFacts| {
         s.deletion().is_none_or(|d| d.phase == DeletionPhase::Held)
             && s.site.meta().deletion_timestamp.is_none()
@@ -401,25 +389,4 @@ fn probe_targets(
         site: site.map(|s| Exact::of(&s.site)),
         namespace: site.and_then(|s| s.namespaces.iter().find(is_ours)).map(Exact::of),
     }
-}
-
-/// Reads everything that lives in a site, if its purge has a verified backup to be compared with.
-async fn read_digest(ctx: &Context, site: &mut SiteFacts) -> Result<()> {
-    let backed_up = backup_of(site).is_some_and(is_verified);
-    let terminating = site.namespaces.iter().any(|n| n.meta().deletion_timestamp.is_some());
-    if !backed_up || terminating || site.namespaces.is_empty() {
-        return Ok(());
-    }
-    let namespaces: Vec<String> = site.site.namespace_names();
-    if namespaces.iter().any(|n| site.namespaces.iter().all(|live| live.name_any() != *n)) {
-        return Ok(());
-    }
-    let name = site.site.name_any();
-    let doing = format!("compare Site {name} with its backup");
-    let kinds = ctx.kinds(std::time::Duration::ZERO).await?;
-    let collection = collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Live)
-        .await
-        .map_err(|error| Error::answer(doing, error))?;
-    site.live_digest = Some(collection.root_digest());
-    Ok(())
 }

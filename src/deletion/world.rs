@@ -8,7 +8,9 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::decide::{Decision, Effect, decide};
-use super::fixtures::{annotate, approve, at, facts};
+use super::fixtures::{annotate, approve, at, claim, edited, facts};
+use super::held::{Claim, Disk, Edit, Held};
+use super::live::Live;
 use super::observe::{Facts, PolicyFacts, SiteFacts, next_entity};
 use super::purge::Step;
 use crate::api::{
@@ -50,6 +52,8 @@ pub struct World {
     pub deletes: Vec<(String, String)>,
     pub gone: bool,
     pub version: u64,
+    /// How many replicas somebody wants by now, by Site; at first it was 2.
+    pub replicas: BTreeMap<String, i64>,
 }
 
 fn exact<K: Resource>(object: &K, exact: &Exact) -> Result<(), String> {
@@ -61,6 +65,9 @@ impl World {
     pub fn new(sites: &[&str]) -> Self {
         let mut facts = facts(sites);
         facts.request.metadata.finalizers = None;
+        for (name, site) in &mut facts.sites {
+            site.claims = vec![claim(name, "data", "Delete")];
+        }
         Self {
             policies: facts.policies.clone(),
             content: sites.iter().map(|s| ((*s).to_owned(), "c1".to_owned())).collect(),
@@ -73,6 +80,7 @@ impl World {
             deletes: vec![],
             gone: false,
             version: 1,
+            replicas: BTreeMap::new(),
         }
     }
 
@@ -219,7 +227,8 @@ impl World {
                     found.spec.keep_until_time = Some(*until);
                 }
             }
-            Effect::Hold { site, deletion } => {
+            Effect::Hold(entity, deletion) => {
+                let site = &entity.exact;
                 let live = self.facts.sites.get_mut(&site.name).ok_or("gone")?;
                 exact(&live.site, site)?;
                 assert_eq!(deletion.phase, DeletionPhase::Held);
@@ -228,7 +237,8 @@ impl World {
                 live.site.status.get_or_insert_default().deletion = Some(deletion.clone());
                 self.touch(|f| Some(&mut f.sites.get_mut(&site.name)?.site.metadata));
             }
-            Effect::Release { site, uid } => self.release(facts, site, uid)?,
+            Effect::Edit(edit) => self.edit(edit)?,
+            Effect::Release(entity) => self.release(facts, &entity.exact)?,
             Effect::Purge(token, step) => {
                 let name = facts.sites.values().find(|s| s.uid() == token.entity_uid());
                 let name = name.map(|s| s.site.name_any()).expect("a token for what lives");
@@ -244,8 +254,52 @@ impl World {
         Ok(())
     }
 
-    fn release(&mut self, facts: &Facts, site: &str, uid: &str) -> Result<(), String> {
-        let Some(seen) = facts.sites.get(site).filter(|s| s.uid() == uid) else { return Ok(()) };
+    /// A change of what is held. One that comes too late is refused, and stops no other.
+    fn edit(&mut self, edit: &Edit) -> Result<(), String> {
+        self.version += 1;
+        let version = self.version.to_string();
+        let backed_up = |site: &SiteFacts| {
+            let verified = |b: &Backup| b.status.as_ref().is_some_and(|s| s.digest.is_some());
+            site.backups.iter().any(verified)
+        };
+        for site in self.facts.sites.values_mut() {
+            let ready = backed_up(site) && site.deletion_by("ru").is_some();
+            let kept = site.claims.iter().all(Claim::is_retained);
+            let volumes = site.claims.iter_mut().filter_map(|c| match &mut c.disk {
+                Disk::Volume(volume) => Some(&mut **volume),
+                Disk::Unbound | Disk::Lost => None,
+            });
+            for held in site.held.iter_mut().chain(volumes) {
+                if held.exact != edit.exact {
+                    continue;
+                }
+                let stopped = |h: &Held| h.value["spec"]["replicas"] == 0;
+                let before = stopped(held);
+                edited(held, edit);
+                if stopped(held) && !before {
+                    assert!(ready && kept, "stopped before its disks were kept, or not backed up");
+                }
+                held.exact.resource_version = version;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A user, or GitOps, scales a Site's workload.
+    pub fn scale(&mut self, site: &str, replicas: i64) {
+        self.version += 1;
+        if let Some(live) = self.facts.sites.get_mut(site) {
+            live.held[0].value["spec"]["replicas"] = json!(replicas);
+            live.held[0].exact.resource_version = self.version.to_string();
+            self.replicas.insert(site.to_owned(), replicas);
+        }
+    }
+
+    fn release(&mut self, facts: &Facts, wanted: &Exact) -> Result<(), String> {
+        let site = &wanted.name;
+        let seen = facts.sites.get(site).filter(|s| s.uid() == wanted.uid);
+        let Some(seen) = seen else { return Ok(()) };
         let live = self.facts.sites.get_mut(site).ok_or("gone")?;
         let version = Some((self.version + 1).to_string());
         for app in &mut live.apps {
@@ -286,6 +340,7 @@ impl World {
             assert!(d.is_some_and(|d| d.phase == DeletionPhase::Purging), "the guard denies it");
         };
         match step {
+            Step::DeleteObject(object, _) => panic!("{object:?} is no part of a Site's purge"),
             Step::MarkSite(wanted, deletion) => {
                 exact(&live.site, wanted)?;
                 live.site.status.get_or_insert_default().deletion = Some(deletion.clone());
@@ -356,7 +411,9 @@ impl World {
         };
         assert!(planned, "I1: {step:?} is in the plan");
         assert_eq!(entity.phase, EntityPhase::Purging, "recorded before anything goes");
-        assert!(live.unretained().is_empty(), "I6: no disk goes");
+        assert!(Live::Site(live).unretained().is_empty(), "I6: no disk goes");
+        let wave = status.wave.as_ref().expect("a wave");
+        assert_eq!(entity.wave, Some(wave.number), "it is its wave's turn");
         if self.deletes.iter().any(|(of, _)| of == site) {
             return;
         }
@@ -403,7 +460,10 @@ impl World {
                 backup.status = Some(status);
             }
         }
-        let marked = |s: &SiteFacts| s.deletion_by("ru").is_some();
+        let verified = |b: &Backup| b.status.as_ref().is_some_and(|s| s.digest.is_some());
+        let marked = |s: &SiteFacts| {
+            s.deletion_by("ru").is_some() && s.backups.last().is_some_and(verified)
+        };
         if self.all_held.is_none()
             && !self.facts.sites.is_empty()
             && self.facts.sites.values().all(marked)
@@ -415,7 +475,16 @@ impl World {
     /// Whether a Site bears no mark and is as it was.
     pub fn is_untouched(&self, site: &str) -> bool {
         let Some(live) = self.facts.sites.get(site) else { return false };
+        let record = |h: &&Held| !h.value["metadata"]["annotations"]["reprieve.dev/former"].is_null();
+        let volumes = live.claims.iter().filter_map(Claim::volume);
+        let wanted = self.replicas.get(site).copied().unwrap_or(2);
         live.deletion().is_none()
+            && live.held.iter().chain(volumes).find(record).is_none()
+            && live.held[0].value["spec"]["replicas"] == wanted
+            && live.claims.iter().filter_map(Claim::volume).all(|v| {
+                v.reclaim_policy() == Some("Delete")
+                    && v.value["metadata"]["labels"]["reprieve.dev/kept"].is_null()
+            })
             && live.site.metadata.deletion_timestamp.is_none()
             && live.apps.iter().all(|a| {
                 a.metadata.deletion_timestamp.is_none()

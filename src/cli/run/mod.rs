@@ -238,7 +238,7 @@ async fn rooms(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
         site::run(ctx.clone(), down.clone()),
         site::recreate::run(ctx.clone(), store.clone(), down.clone()),
-        deletion::run(ctx.clone(), down.clone()),
+        deletion::run(ctx.clone(), store.clone(), down.clone()),
         backup::run(ctx.clone(), store.clone(), down.clone()),
         restore::run(ctx, store, down),
     );
