@@ -17,8 +17,20 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 7] =
-    ["decide.rs", "hold.rs", "purge.rs", "gates.rs", "backups.rs", "plan.rs", "digest.rs"];
+const PURE: [&str; 12] = [
+    "apps.rs",
+    "backups.rs",
+    "decide.rs",
+    "digest.rs",
+    "gates.rs",
+    "held.rs",
+    "hold.rs",
+    "live.rs",
+    "plan.rs",
+    "purge.rs",
+    "release.rs",
+    "waves.rs",
+];
 
 /// What gives a file a way to the cluster, a runtime or a clock.
 const IMPURE: [&str; 15] = [

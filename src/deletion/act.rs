@@ -1,6 +1,6 @@
 //! What is written for a request: the only place of the project that deletes.
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
@@ -80,10 +80,11 @@ async fn change(ctx: &Context, edit: &Edit) -> Result<()> {
         patch["metadata"]["uid"] = json!(edit.exact.uid);
         patch["metadata"]["resourceVersion"] = version;
         async move {
-            let request = http::Request::patch(format!("{path}?fieldManager={}", names::HOLD_MANAGER))
-                .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
-                .body(patch.to_string().into_bytes())
-                .map_err(|error| Error::answer(doing, error))?;
+            let request =
+                http::Request::patch(format!("{path}?fieldManager={}", names::HOLD_MANAGER))
+                    .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+                    .body(patch.to_string().into_bytes())
+                    .map_err(|error| Error::answer(doing, error))?;
             ctx.client.request::<Value>(request).await.during(doing)
         }
     };
@@ -226,6 +227,10 @@ async fn purge(ctx: &Context, token: &PurgeToken, step: &Step) -> Result<()> {
                 ctx.metrics.purged.get_or_create(&Kind { kind: "App".to_owned() }).inc();
             }
             Ok(())
+        }
+        Step::Disown(namespace, exact, _) => {
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+            patch_exact(&claims, exact, step.metadata_patch().unwrap_or_default()).await.map(drop)
         }
         Step::DeleteObject(object, user) => delete_object(ctx, object, user).await,
         Step::MarkNamespace(exact, _) => {

@@ -33,17 +33,19 @@ pub(super) fn next(
     if app.app.meta().deletion_timestamp.is_none() {
         return Next::Steps(vec![Step::DeleteApp(namespace, exact)]);
     }
-    // The garbage collector would delete with a StatefulSet what has it for an owner. Its
-    // controller takes itself off its claims, now that they are to be retained.
-    let mut claims = live.claims();
-    let owned = |o: &OwnObject| o.kind == "StatefulSet" && !o.deleting;
-    let sets: Vec<&OwnObject> = app.objects.iter().filter(|o| owned(o)).collect();
-    let holds = |c: &&super::held::Claim| sets.iter().any(|o| c.owners.contains(&o.exact.uid));
-    if let Some(claim) = claims.find(holds) {
-        return Next::Wait(format!(
-            "claim {} would go with its StatefulSet: waits until the StatefulSet's controller no longer owns it",
-            claim.name
-        ));
+    // The garbage collector would delete with a StatefulSet the claims that have it for an owner.
+    // Its controller takes itself off those of living Pods, now that they are to be retained; not
+    // off the others.
+    let owned = |o: &&OwnObject| o.kind == "StatefulSet" && !o.deleting;
+    let sets: Vec<&OwnObject> = app.objects.iter().filter(owned).collect();
+    let is_set = |uid: &str| sets.iter().any(|o| o.exact.uid == uid);
+    let mut steps = vec![];
+    for claim in live.claims().filter(|c| c.owners.iter().any(|o| is_set(&o.uid))) {
+        let left = claim.owners.iter().filter(|o| !is_set(&o.uid)).cloned().collect();
+        steps.push(Step::Disown(namespace.clone(), claim.exact.clone(), left));
+    }
+    if !steps.is_empty() {
+        return Next::Steps(steps);
     }
     let user = format!(
         "{}{namespace}:{}",

@@ -44,8 +44,7 @@ fn purging() -> Facts {
 
 fn going() -> Facts {
     let mut facts = purging();
-    app(&mut facts).app.metadata.deletion_timestamp =
-        serde_json::from_value(json!(at(0))).unwrap();
+    app(&mut facts).app.metadata.deletion_timestamp = serde_json::from_value(json!(at(0))).unwrap();
     facts
 }
 
@@ -71,17 +70,29 @@ fn marked_then_its_own_delete_then_its_objects_then_let_go() {
     assert!(matches!(steps(&facts).as_slice(), [Step::FinishApp(_, _, left)] if left.is_empty()));
 }
 
+fn owner(uid: &str) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+    serde_json::from_value(json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": uid,
+    }))
+    .unwrap()
+}
+
 #[test]
-fn a_claim_that_would_go_holds_it() {
+fn claims_are_disowned_before_their_stateful_set_goes_and_disks_hold_it() {
     let mut facts = going();
     let mut data = claim("a", "data-web-0", "Retain");
-    data.owners = vec!["wu-a-web".into()];
+    data.owners = vec![owner("wu-a-web"), owner("other")];
     facts.sites.get_mut("a").unwrap().claims = vec![data];
     app(&mut facts).objects[0].kind = "StatefulSet".into();
-    assert!(matches!(step(&facts), Next::Wait(why) if why.contains("a/data-web-0")));
+    let all = steps(&facts);
+    let [Step::Disown(_, exact, left)] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!((exact.name.as_str(), left.as_slice()), ("data-web-0", &[owner("other")][..]));
+    facts.sites.get_mut("a").unwrap().claims[0].owners = vec![];
+    assert!(matches!(steps(&facts).as_slice(), [Step::DeleteObject(..)]));
+
     let mut facts = purging();
     let mut data = claim("a", "data-web-0", "Delete");
-    data.owners = vec!["wu-a-web".into()];
+    data.owners = vec![owner("wu-a-web")];
     facts.sites.get_mut("a").unwrap().claims = vec![data];
     assert!(matches!(step(&facts), Next::Stalled(why) if why.contains("a/data-web-0")));
     // A claim of somebody else in the site is none of the App's.

@@ -7,9 +7,9 @@ use kube::{Resource, ResourceExt};
 
 use super::digest::digest;
 use super::gates::{Case, GATES, Verdict, approvals_required, may_count, requester};
+use super::held::Edit;
 use super::observe::Facts;
 use super::plan::{Refused, Scope, scope, totals};
-use super::held::Edit;
 use super::purge::Step;
 use super::{gates, hold};
 use crate::api::{

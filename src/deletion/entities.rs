@@ -1,4 +1,4 @@
-//! Reads Sites and Apps with all that a hold or a purge of them concerns. Live reads, every one.
+//! Reads Sites with all that a hold or a purge of them concerns. Live reads, every one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,17 +11,15 @@ use serde_json::{Value, json};
 
 use super::backups::{backup_of, is_verified};
 use super::held::{Claim, Disk, Held, HeldKind};
-use super::observe::{AppFacts, LABEL_REQUEST_UID, OwnObject, SiteFacts};
+use super::observe::{LABEL_REQUEST_UID, SiteFacts};
 use crate::api::{App, Backup, DeletionRequest, Site, TargetKind, Time, names};
 use crate::cluster::collect::{Freshness, collect, list};
 use crate::cluster::discover::Kind;
-use crate::cluster::form::{ObjectKey, RootDigest, archived_form, object_digest};
 use crate::cluster::unexpected::asks_for;
 use crate::cluster::{Context, During, Error, Exact, Result};
-use crate::store::{Expected, Identity, Store};
 
 /// Sites or Apps that are read at the same time.
-const CONCURRENCY: usize = 8;
+pub(super) const CONCURRENCY: usize = 8;
 /// How old the list of kinds may be where nothing irreversible depends on it.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(300);
 /// The kinds of workloads that are looked at: group and version, kind, plural.
@@ -129,15 +127,19 @@ async fn observe_claims(ctx: &Context, namespace: &str) -> Result<Vec<Claim>> {
                     })
                 };
                 match found.filter(bound) {
-                    Some(volume) => Disk::Volume(Box::new(held(HeldKind::Volume, "PersistentVolume", &json!(volume)))),
+                    Some(volume) => Disk::Volume(Box::new(held(
+                        HeldKind::Volume,
+                        "PersistentVolume",
+                        &json!(volume),
+                    ))),
                     None => Disk::Lost,
                 }
             }
         };
         all.push(Claim {
             name: format!("{namespace}/{}", claim.name_any()),
-            uid,
-            owners: claim.owner_references().iter().map(|o| o.uid.clone()).collect(),
+            exact: Exact::of(&claim),
+            owners: claim.owner_references().to_vec(),
             disk,
         });
     }
@@ -262,40 +264,6 @@ fn last_writer(metadata: &Value) -> Option<String> {
     last["manager"].as_str().map(str::to_owned)
 }
 
-/// The Apps of these namespaces and names that exist.
-pub(super) async fn observe_apps(
-    ctx: &Context,
-    keys: BTreeSet<(String, String)>,
-    request: &DeletionRequest,
-) -> Result<BTreeMap<(String, String), AppFacts>> {
-    stream::iter(keys)
-        .map(|(namespace, name)| async move {
-            let api: Api<App> = Api::namespaced(ctx.client.clone(), &namespace);
-            let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-            let doing = format!("read App {namespace}/{name}");
-            let Some(app) = api.get_opt(&name).await.during(doing)? else { return Ok(None) };
-            let doing = format!("read namespace {namespace}");
-            let found = namespaces.get_opt(&namespace).await.during(doing)?;
-            let site = found.and_then(|n| n.labels().get(names::LABEL_SITE).cloned());
-            let uid = app.uid().unwrap_or_default();
-            let past_guard = app.meta().deletion_timestamp.is_some()
-                && asks_for(request, TargetKind::App, &app.spec.id, &name, &uid);
-            let facts = AppFacts {
-                app,
-                site: site.unwrap_or_default(),
-                objects: vec![],
-                live_digest: None,
-                archived_digest: None,
-                past_guard,
-            };
-            Ok(Some(((namespace, name), facts)))
-        })
-        .buffer_unordered(CONCURRENCY)
-        .try_filter_map(|app| async { Ok(app) })
-        .try_collect()
-        .await
-}
-
 /// Reads everything that lives in a site, if its purge has a verified backup to be compared with.
 pub(super) async fn read_site(ctx: &Context, site: &mut SiteFacts) -> Result<()> {
     let backed_up = backup_of(site).is_some_and(is_verified);
@@ -315,136 +283,4 @@ pub(super) async fn read_site(ctx: &Context, site: &mut SiteFacts) -> Result<()>
         .map_err(|error| Error::answer(doing, error))?;
     site.live_digest = Some(collection.root_digest());
     Ok(())
-}
-
-/// Reads the objects of an App, by the UIDs that it has recorded, and compares them with the
-/// archive of its Site: the rest of the Site lives on and changes.
-pub(super) async fn read_app(
-    ctx: &Context,
-    store: &Store,
-    app: &mut AppFacts,
-    site: &SiteFacts,
-) -> Result<()> {
-    let (namespace, name) = (app.app.namespace().unwrap_or_default(), app.app.name_any());
-    let doing = format!("compare App {namespace}/{name} with its backup");
-    let kinds = ctx.kinds(Duration::ZERO).await?;
-    let mut keys = BTreeSet::new();
-    let mut root = RootDigest::default();
-    let mut value = json!(app.app);
-    value["apiVersion"] = json!(names::API_VERSION);
-    value["kind"] = json!("App");
-    for (live, object) in
-        std::iter::once((Some(value), None)).chain(
-            read_objects(ctx, &kinds, app, &namespace)
-                .await?
-                .into_iter()
-                .map(|(live, object)| (live, Some(object))),
-        )
-    {
-        let described = live.as_ref().and_then(ObjectKey::of);
-        let key = match (&object, described) {
-            (_, Some(key)) => key,
-            (Some(Object { key, .. }), None) => key.clone(),
-            (None, None) => continue,
-        };
-        if let Some(live) = live {
-            root.add(&key, &object_digest(&archived_form(live)));
-        }
-        if let Some(own) = object.and_then(|object| object.own) {
-            app.objects.push(own);
-        }
-        keys.insert(key);
-    }
-    if app.app.meta().deletion_timestamp.is_some() && !app.past_guard {
-        // Past its point of no return nothing is compared any more.
-        return Ok(());
-    }
-    let backup = backup_of(site).filter(|b| is_verified(b)).and_then(|b| b.status.as_ref());
-    let Some((location, digest)) =
-        backup.and_then(|s| Some((s.location.as_ref()?, s.digest.clone()?)))
-    else {
-        return Ok(());
-    };
-    app.live_digest = Some(root.finish());
-    let identity = Identity {
-        name: site.site.name_any(),
-        uid: site.uid(),
-        id: site.site.spec.id.clone(),
-    };
-    let failed = |error| Error::answer(&doing, error);
-    let expected = Expected { site: identity, digest: Some(digest) };
-    let mut reader = store.read(location, expected).await.map_err(failed)?;
-    let mut archived = RootDigest::default();
-    while let Some(entry) = reader.next().await.map_err(failed)? {
-        if keys.contains(&entry.key) {
-            archived.add(&entry.key, &entry.digest);
-        }
-    }
-    reader.into_manifest().map_err(failed)?;
-    app.archived_digest = Some(archived.finish());
-    Ok(())
-}
-
-/// One recorded object of an App.
-struct Object {
-    key: ObjectKey,
-    /// None: it is gone.
-    own: Option<OwnObject>,
-}
-
-/// What lives of an App's objects. One of another UID is somebody else's, and not in it.
-async fn read_objects(
-    ctx: &Context,
-    kinds: &crate::cluster::discover::Kinds,
-    app: &AppFacts,
-    namespace: &str,
-) -> Result<Vec<(Option<Value>, Object)>> {
-    let mut all = vec![];
-    for applied in app.applied() {
-        let what = format!("{} {namespace}/{}", applied.kind, applied.name);
-        let doing = format!("read {what}");
-        let Some(kind) = kinds.find(&applied.api_version, &applied.kind) else {
-            let why = format!("the cluster does not serve {} any more", applied.api_version);
-            return Err(Error::answer(doing, why));
-        };
-        let path = kind.path(Some(namespace));
-        let request = http::Request::get(format!("{path}/{}", applied.name)).body(vec![]);
-        let request = request.map_err(|error| Error::answer(&doing, error))?;
-        let live = match ctx.client.request::<Value>(request).await {
-            Ok(live) => Some(live),
-            Err(error) if crate::cluster::is_not_found(&error) => None,
-            Err(error) => return Err(error).during(doing),
-        };
-        let key = ObjectKey {
-            group: kind.resource.group.clone(),
-            kind: applied.kind.clone(),
-            namespace: Some(namespace.to_owned()),
-            name: applied.name.clone(),
-        };
-        let own = match &live {
-            Some(live) if live["metadata"]["uid"] != applied.uid.as_str() => continue,
-            Some(live) => Some(OwnObject {
-                kind: applied.kind.clone(),
-                path,
-                exact: Exact {
-                    name: applied.name.clone(),
-                    uid: applied.uid.clone(),
-                    resource_version: live["metadata"]["resourceVersion"]
-                        .as_str()
-                        .unwrap_or_default()
-                        .to_owned(),
-                },
-                deleting: !live["metadata"]["deletionTimestamp"].is_null(),
-                finalizers: live["metadata"]["finalizers"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|f| f.as_str().map(str::to_owned))
-                    .collect(),
-            }),
-            None => None,
-        };
-        all.push((live, Object { key, own }));
-    }
-    Ok(all)
 }

@@ -76,7 +76,11 @@ pub fn claim(namespace: &str, name: &str, reclaim_policy: &str) -> Claim {
     volume.namespace = None;
     Claim {
         name: format!("{namespace}/{name}"),
-        uid: format!("cu-{namespace}-{name}"),
+        exact: Exact {
+            name: name.to_owned(),
+            uid: format!("cu-{namespace}-{name}"),
+            resource_version: "1".to_owned(),
+        },
         owners: vec![],
         disk: Disk::Volume(Box::new(volume)),
     }

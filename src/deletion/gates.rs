@@ -143,11 +143,7 @@ fn scope_valid(case: &Case<'_>) -> Verdict {
         let Some(live) = live else {
             return Verdict::closed(
                 Reason::PlanChanged,
-                format!(
-                    "{} of the plan (UID {}) is not there any more",
-                    words(entity),
-                    entity.uid
-                ),
+                format!("{} of the plan (UID {}) is not there any more", words(entity), entity.uid),
             );
         };
         if leaf_digest(&live.planned()) != leaf_digest(entity) {

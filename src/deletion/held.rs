@@ -3,6 +3,7 @@
 //! Disks are kept first, because taking a StatefulSet out of service can delete its claims and
 //! with them their disks. Quarantine comes later and is best effort.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
 use crate::api::{Protection, Reason, names};
@@ -85,10 +86,10 @@ pub struct Held {
 pub struct Claim {
     /// As `namespace/name`.
     pub name: String,
-    /// UID.
-    pub uid: String,
-    /// UIDs of its owners.
-    pub owners: Vec<String>,
+    /// What a write is decided on.
+    pub exact: Exact,
+    /// Its owner references.
+    pub owners: Vec<OwnerReference>,
     /// Its disk.
     pub disk: Disk,
 }
@@ -290,11 +291,8 @@ impl Held {
         }
         let spec = &self.value["spec"];
         let cron = self.kind == HeldKind::CronJob;
-        let runs = if cron {
-            spec["suspend"] != true
-        } else {
-            spec["replicas"].as_i64().unwrap_or(1) > 0
-        };
+        let runs =
+            if cron { spec["suspend"] != true } else { spec["replicas"].as_i64().unwrap_or(1) > 0 };
         if !runs {
             return None;
         }

@@ -124,7 +124,7 @@ impl<'a> Live<'a> {
                 prefixes.iter().any(ordinal)
             };
             claim.namespace() == namespace
-                && (own.contains(claim.uid.as_str())
+                && (own.contains(claim.exact.uid.as_str())
                     || !claim.owners.is_empty()
                     || made(claim.short_name()))
         })
@@ -199,9 +199,7 @@ impl<'a> Live<'a> {
                     let held = |meta| live.past_guard || !terminating(meta);
                     live.apps.iter().any(|l| is(&a.uid, &l.metadata) && held(&l.metadata))
                 };
-                itself
-                    || !entity.namespaces.iter().all(namespace)
-                    || !entity.apps.iter().all(app)
+                itself || !entity.namespaces.iter().all(namespace) || !entity.apps.iter().all(app)
             }
         }
     }
@@ -241,9 +239,8 @@ impl AppFacts {
     fn planned(&self, site: &SiteFacts) -> PlanEntity {
         let namespace = self.app.namespace().unwrap_or_default();
         let lines = {
-            let line = |o: &AppliedObject| {
-                format!("{} {} {} {}\n", o.api_version, o.kind, o.name, o.uid)
-            };
+            let line =
+                |o: &AppliedObject| format!("{} {} {} {}\n", o.api_version, o.kind, o.name, o.uid);
             let mut lines: Vec<String> = self.applied().map(line).collect();
             lines.sort();
             lines

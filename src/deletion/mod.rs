@@ -4,6 +4,7 @@
 //! must not decide on a cache: every fact behind an irreversible step is a live read.
 
 mod act;
+mod app_objects;
 mod apps;
 mod backups;
 pub mod decide;
@@ -27,6 +28,8 @@ mod release;
 mod waves;
 #[cfg(test)]
 mod world;
+#[cfg(test)]
+mod world_checks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +42,8 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 use crate::api::{Backup, DeletionRequest};
-use crate::store::Store;
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
+use crate::store::Store;
 
 pub use observe::{AppFacts, Facts, OpenRequest, PolicyFacts, SiteFacts};
 

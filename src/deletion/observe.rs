@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
-use super::entities::{observe_apps, observe_sites, read_app, read_site};
+use super::app_objects::{observe_apps, read_app};
+use super::entities::{observe_sites, read_site};
 use super::held::{Claim, Held};
 use super::live::Live;
 use crate::api::{
@@ -276,7 +277,9 @@ pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<
         let of_apps = keys.iter().filter_map(|(ns, name)| Some((ns.clone()?, name.clone())));
         apps = observe_apps(ctx, of_apps.collect(), &request).await?;
         let of_sites = keys.iter().filter(|(ns, _)| ns.is_none()).map(|(_, name)| name.clone());
-        let names = of_sites.chain(apps.values().map(|app| app.site.clone()).filter(|s| !s.is_empty())).collect();
+        let names = of_sites
+            .chain(apps.values().map(|app| app.site.clone()).filter(|s| !s.is_empty()))
+            .collect();
         sites = observe_sites(ctx, names, &request, whole).await?;
         // The plan's policy is asked for even when no Site names it any more: it still binds.
         let head = status.plan.as_ref().and_then(|p| p.head.as_ref());

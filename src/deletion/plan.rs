@@ -74,7 +74,9 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
     let mut policies = policies.into_values();
     match (policies.next(), policies.next()) {
         (Some(policy), None) => {
-            entities.sort_by_cached_key(|e: &PlanEntity| (e.kind, e.namespaces.clone(), e.name.clone()));
+            entities.sort_by_cached_key(|e: &PlanEntity| {
+                (e.kind, e.namespaces.clone(), e.name.clone())
+            });
             shorten(&mut entities);
             Ok(Scope { entities, policy: policy.clone() })
         }
@@ -221,9 +223,8 @@ impl SiteFacts {
 pub(super) fn name_disks(entity: &mut PlanEntity, live: Live<'_>) {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     entity.claims = count(live.claims().count());
-    let disk = |c: &Claim| {
-        Some(VolumeProtection { claim: c.name.clone(), protection: c.protection()? })
-    };
+    let disk =
+        |c: &Claim| Some(VolumeProtection { claim: c.name.clone(), protection: c.protection()? });
     entity.disks = live.claims().filter_map(disk).collect();
     let is_bare = |d: &VolumeProtection| d.protection == Protection::None;
     entity.disks.sort_by_key(|d| (!is_bare(d), d.claim.clone()));

@@ -1,6 +1,7 @@
 //! The steps of the purge of one entity, in the order that the API server's own controllers need.
 //! Those of a Site are here, those of an App in `apps`. Pure: each look at what lives gives the next steps, so that any crash is gone on from.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
@@ -20,6 +21,8 @@ pub enum Step {
     DeleteApp(String, Exact),
     /// Our finalizer off an App that is being deleted; these are left.
     FinishApp(String, Exact, Vec<String>),
+    /// The owners that are left of a claim, in this namespace, that stays.
+    Disown(String, Exact, Vec<OwnerReference>),
     /// DELETE of an object of an App, as this user, in the App's own right.
     DeleteObject(OwnObject, String),
     /// A namespace tells for which request it is being purged.
@@ -191,6 +194,7 @@ impl Step {
             Self::MarkNamespace(_, request_uid) => Some(
                 json!({ "metadata": { "annotations": { (names::ANNOTATION_PURGE): request_uid } } }),
             ),
+            Self::Disown(_, _, left) => Some(json!({ "metadata": { "ownerReferences": left } })),
             Self::FinishApp(_, _, left) | Self::FinishSite(_, left) => {
                 Some(json!({ "metadata": { "finalizers": left } }))
             }

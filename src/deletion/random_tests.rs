@@ -87,7 +87,8 @@ fn disturb(world: &mut World, random: &mut Random, generation: &mut u64) {
                 // The guard is away, and somebody sets it back.
                 reclaim(live, "Delete");
             }
-            world.scale(target, random.below(4) as i64);
+            // To zero is what the hold does as well: nobody could tell.
+            world.scale(target, 1 + random.below(4) as i64);
         }
         17 if random.one_in(8) => {
             if let Some(live) = world.facts.sites.get_mut(target) {

@@ -98,12 +98,8 @@ pub(super) fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decis
         }
     }
     let progress = status.progress.clone().unwrap_or_default();
-    let doing = format!(
-        "{} of {} {kind}s purged; {}",
-        progress.purged,
-        progress.total,
-        words(entity)
-    );
+    let doing =
+        format!("{} of {} {kind}s purged; {}", progress.purged, progress.total, words(entity));
     status.message = Some(match stalled.as_ref().or(message.as_ref()) {
         Some(why) => format!("{doing}: {}", short(why)),
         None => doing,
@@ -185,7 +181,8 @@ type Progressed = (Vec<Effect>, Option<String>, Option<String>);
 /// holds it.
 pub(super) fn go_on(case: &Case<'_>, entity: &PlanEntity, live: Live<'_>) -> Progressed {
     let Some(token) = finish(case, entity) else {
-        let why = format!("something of {} is being deleted, and not by this request", words(entity));
+        let why =
+            format!("something of {} is being deleted, and not by this request", words(entity));
         return (vec![], None, Some(why));
     };
     match step_after(case, entity, live) {

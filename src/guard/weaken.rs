@@ -15,8 +15,13 @@ pub(super) const WHEN_LOWER: &[&str] = &[
     "waves.pauseSeconds",
 ];
 /// Fields of which a higher value is a weaker policy.
-pub(super) const WHEN_HIGHER: &[&str] =
-    &["blastRadius.maxEntities", "blastRadius.hardMaxEntities", "quorum.expiresAfterSeconds", "waves.first", "waves.maxPercent"];
+pub(super) const WHEN_HIGHER: &[&str] = &[
+    "blastRadius.maxEntities",
+    "blastRadius.hardMaxEntities",
+    "quorum.expiresAfterSeconds",
+    "waves.first",
+    "waves.maxPercent",
+];
 
 /// The parts of the spec that the fields above are in.
 pub(super) fn groups() -> Vec<&'static str> {

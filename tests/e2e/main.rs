@@ -4,9 +4,11 @@
 #![cfg(feature = "sandbox")]
 
 mod app;
+mod app_deletion;
 mod backup;
 mod bad_input;
 mod demo;
+mod hold;
 mod past_guard;
 mod process;
 mod restore;

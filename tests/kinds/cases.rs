@@ -34,6 +34,8 @@ pub fn base(kind: &str) -> Value {
             "blastRadius": {"maxEntities": 10, "hardMaxEntities": 100},
             "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
             "backup": {"keepSeconds": 2_592_000},
+            "quarantine": "ScaleDown",
+            "waves": {"first": 1, "maxPercent": 10, "pauseSeconds": 60},
         }),
         "Backup" => json!({
             "siteRef": {"name": "acme", "uid": "a", "id": "site-1"},
