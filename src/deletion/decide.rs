@@ -358,6 +358,7 @@ pub(super) fn judge(case: &Case<'_>, status: &mut DeletionRequestStatus) -> Vec<
                 reason,
                 Reason::AwaitingApprovals
                     | Reason::BackingUp
+                    | Reason::VolumeNotRetained
                     | Reason::WindowNotBegun
                     | Reason::WindowRunning
             );
@@ -368,6 +369,7 @@ pub(super) fn judge(case: &Case<'_>, status: &mut DeletionRequestStatus) -> Vec<
                 | Reason::WithinLimits
                 | Reason::AwaitingApprovals
                 | Reason::BackingUp
+                | Reason::VolumeNotRetained
                 | Reason::WindowNotBegun
                 | Reason::NotConfigured
         ) && (reason != Reason::GuardInPlace || before.is_some());

@@ -109,7 +109,7 @@ impl<'a> Live<'a> {
     }
 
     /// The claims whose disks its hold keeps. Of an App: its own, those that its StatefulSets made,
-    /// and in doubt every one that has an owner.
+    /// and those that have it, or in doubt somebody unknown, for an owner.
     pub fn claims(self) -> impl Iterator<Item = &'a Claim> {
         let own = self.own();
         let namespace = self.namespace().unwrap_or_default();
@@ -117,15 +117,18 @@ impl<'a> Live<'a> {
             .workloads()
             .flat_map(|w| w.claim_templates.iter().map(|t| format!("{t}-{}-", w.exact.name)))
             .collect();
-        self.site().claims.iter().filter(move |claim| {
+        let site = self.site();
+        site.claims.iter().filter(move |claim| {
             let Some(own) = &own else { return true };
             let made = |name: &str| {
                 let ordinal = |p: &String| name.strip_prefix(p.as_str()).is_some_and(is_number);
                 prefixes.iter().any(ordinal)
             };
+            let others = |uid: &str| site.held.iter().any(|h| h.exact.uid == uid);
+            let owns = |uid: &str| own.contains(uid) || !others(uid);
             claim.namespace() == namespace
                 && (own.contains(claim.exact.uid.as_str())
-                    || !claim.owners.is_empty()
+                    || claim.owners.iter().any(|o| owns(&o.uid))
                     || made(claim.short_name()))
         })
     }

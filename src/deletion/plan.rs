@@ -74,9 +74,11 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
     let mut policies = policies.into_values();
     match (policies.next(), policies.next()) {
         (Some(policy), None) => {
-            entities.sort_by_cached_key(|e: &PlanEntity| {
-                (e.kind, e.namespaces.clone(), e.name.clone())
-            });
+            let place = |e: &PlanEntity| match e.kind {
+                TargetKind::Site => None,
+                TargetKind::App => e.namespaces.first().map(|n| n.name.clone()),
+            };
+            entities.sort_by_cached_key(|e| (e.kind, place(e), e.name.clone()));
             shorten(&mut entities);
             Ok(Scope { entities, policy: policy.clone() })
         }
