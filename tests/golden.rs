@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use reprieve::api::{ChangedObjects, ReadVersions};
 use reprieve::cluster::collect::ObjectState;
 use reprieve::cluster::form::{ObjectKey, object_digest};
 use reprieve::store::{
@@ -23,7 +24,13 @@ fn site() -> Identity {
 
 fn header() -> Header {
     let time = serde_json::from_value(json!("2026-11-22T17:00:00Z")).unwrap();
-    Header { format: archive::FORMAT.into(), backup: "acme-golden".into(), site: site(), time }
+    Header {
+        format: archive::FORMAT.into(),
+        backup: "acme-golden".into(),
+        site: site(),
+        time,
+        resource_version: None,
+    }
 }
 
 /// What is in each of them: committed as it is, so that no code of today stands between.
@@ -65,7 +72,14 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-async fn is_read(name: &str, signed: bool, encrypted: bool) {
+/// Who owns what of an object, as the newer archives have it.
+fn owners(key: &str) -> Option<Vec<Value>> {
+    let text = fs::read_to_string(golden("owners.json")).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    all[key].as_array().cloned()
+}
+
+async fn is_read(name: &str, signed: bool, encrypted: bool, owned: bool) {
     let folder = tempfile::tempdir().unwrap();
     copy(&golden(name), folder.path());
     let store = opened(folder.path(), signed, encrypted).await;
@@ -76,7 +90,9 @@ async fn is_read(name: &str, signed: bool, encrypted: bool) {
     assert_eq!(listed.site, site());
 
     let mut reader = store.read_listed(listed).await.unwrap();
-    assert_eq!(*reader.header(), header());
+    let resource_version = owned.then(|| "48211".to_owned());
+    assert_eq!(*reader.header(), Header { resource_version, ..header() });
+    assert_eq!(json!(listed.resource_versions)["last"].as_str(), owned.then_some("48230"));
     let mut entries = vec![];
     while let Some(entry) = reader.next().await.unwrap() {
         entries.push(entry);
@@ -88,24 +104,31 @@ async fn is_read(name: &str, signed: bool, encrypted: bool) {
     assert_eq!(entries.len(), objects.len(), "{name}");
     for (entry, (key, state, object)) in entries.iter().zip(&objects) {
         assert_eq!((&entry.key.to_string(), entry.state, &entry.object), (key, *state, object));
+        assert_eq!(entry.owners, owners(key).filter(|_| owned), "{key}");
     }
+    assert_eq!(entries.iter().any(|entry| entry.owners.is_some()), owned);
     let expected = Expected { site: site(), digest: Some(listed.digest.clone()) };
     store.verify(&listed.location, expected).await.unwrap();
 }
 
 #[tokio::test]
 async fn plain() {
-    is_read("v1-plain", false, false).await;
+    is_read("v1-plain", false, false, false).await;
 }
 
 #[tokio::test]
 async fn signed() {
-    is_read("v1-signed", true, false).await;
+    is_read("v1-signed", true, false, false).await;
 }
 
 #[tokio::test]
 async fn encrypted_and_signed() {
-    is_read("v1-encrypted", true, true).await;
+    is_read("v1-encrypted", true, true, false).await;
+}
+
+#[tokio::test]
+async fn with_field_owners_and_resource_versions() {
+    is_read("v1-owners", true, true, true).await;
 }
 
 /// Writes one of today's format: `cargo test --test golden -- --ignored write`, then commit it
@@ -130,12 +153,14 @@ async fn write_new_ones() {
             options.encryption.encrypt_to(public).unwrap();
         }
         let store = Store::open_with(options).await.unwrap();
-        let location = layout::archive(&site().id, "acme-golden", "9f2d-uid-of-the-backup");
-        let mut writer = store.write(&location, &header()).unwrap();
+        let location = layout::archive(&site().id, "acme-golden", "9f2d-uid-of-the-backup", "1");
+        let header = Header { resource_version: Some("48211".into()), ..header() };
+        let mut writer = store.write(&location, &header).unwrap();
         for (key, state, object) in objects() {
             let digest = object_digest(&object);
             let key: ObjectKey = key.parse().unwrap();
-            writer.add(&Entry { key, digest, state, object }).await.unwrap();
+            let owners = owners(&key.to_string());
+            writer.add(&Entry { key, digest, state, object, owners }).await.unwrap();
         }
         let written = writer.finish().await.unwrap();
         let entry = CatalogueEntry {
@@ -143,12 +168,18 @@ async fn write_new_ones() {
             backup: "acme-golden".into(),
             site: site(),
             purpose: reprieve::api::BackupPurpose::Manual,
-            time: header().time,
+            time: header.time,
             location: written.location,
             digest: written.manifest.root_digest,
             objects: written.manifest.count,
             bytes: written.size,
+            resource_versions: Some(ReadVersions { first: "48211".into(), last: "48230".into() }),
+            changed_objects: Some(ChangedObjects {
+                count: 1,
+                first: vec!["ConfigMap/acme/settings".into()],
+            }),
             keep_until_time: None,
+            contents: None,
         };
         store.enter(&entry).await.unwrap();
         fs::remove_file(folder.join("probe")).unwrap();

@@ -24,7 +24,13 @@ fn site() -> Identity {
 
 fn header(backup: &str) -> Header {
     let time = serde_json::from_value(json!("2026-11-22T17:00:00Z")).unwrap();
-    Header { format: archive::FORMAT.into(), backup: backup.into(), site: site(), time }
+    Header {
+        format: archive::FORMAT.into(),
+        backup: backup.into(),
+        site: site(),
+        time,
+        resource_version: None,
+    }
 }
 
 fn expected(written: &Written) -> Expected {
@@ -51,11 +57,12 @@ fn entry(i: usize, size: usize) -> Entry {
         digest: object_digest(&object),
         state: ObjectState::Ready,
         object,
+        owners: None,
     }
 }
 
 async fn write(store: &Store, backup: &str, objects: usize, size: usize) -> Written {
-    let location = layout::archive("site-1", backup, "u");
+    let location = layout::archive("site-1", backup, "u", "1");
     let mut writer = store.write(&location, &header(backup)).unwrap();
     for i in 0..objects {
         writer.add(&entry(i, size)).await.unwrap();
@@ -74,7 +81,10 @@ fn listed(backup: &str, written: &Written) -> CatalogueEntry {
         digest: written.manifest.root_digest.clone(),
         objects: written.manifest.count,
         bytes: written.size,
+        resource_versions: None,
+        changed_objects: None,
         keep_until_time: None,
+        contents: None,
     }
 }
 
@@ -101,7 +111,7 @@ async fn holds(store: &Store) {
 
     // What was given up, or only forgotten, is nowhere to be seen.
     for abort in [true, false] {
-        let location = layout::archive("site-1", "given-up", "u");
+        let location = layout::archive("site-1", "given-up", "u", "1");
         let mut writer = store.write(&location, &header("given-up")).unwrap();
         for i in 0..30 {
             writer.add(&entry(i, 600_000)).await.unwrap();
@@ -182,7 +192,7 @@ async fn what_is_wrong_with_a_bucket_is_told_in_one_line() {
 async fn a_server_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_to_see() {
     let Some(mut server) = S3::start() else { return };
     let store = server.store("").await.unwrap();
-    let location = layout::archive("site-1", "b", "u");
+    let location = layout::archive("site-1", "b", "u", "1");
     let mut writer = store.write(&location, &header("b")).unwrap();
     for i in 0..40 {
         writer.add(&entry(i, 600_000)).await.unwrap();

@@ -58,8 +58,14 @@ async fn measured(what: &str, store: &Store, mib: u64) {
     let texts = texts();
     let count = mib * MIB / 800_000;
     let time = serde_json::from_value(json!("2026-11-22T17:00:00Z")).unwrap();
-    let header = Header { format: archive::FORMAT.into(), backup: "b".into(), site: site(), time };
-    let location = layout::archive("site-1", "b", &format!("u{mib}"));
+    let header = Header {
+        format: archive::FORMAT.into(),
+        backup: "b".into(),
+        site: site(),
+        time,
+        resource_version: None,
+    };
+    let location = layout::archive("site-1", "b", &format!("u{mib}"), "1");
     let begin = Instant::now();
     let (grown, written) = growth(async {
         let mut writer = store.write(&location, &header).unwrap();
@@ -71,6 +77,7 @@ async fn measured(what: &str, store: &Store, mib: u64) {
                 digest: object_digest(&object),
                 state: ObjectState::Ready,
                 object,
+                owners: None,
             };
             writer.add(&entry).await.unwrap();
         }

@@ -117,7 +117,8 @@ pub struct BackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The conditions, one of each type: `Succeeded` (written), `Verified` (read back, and every
-    /// digest and count matched), `Reconciling`, `Stalled`.
+    /// digest and count matched), `Encrypted` (who can read the store cannot read the backup),
+    /// `Reconciling`, `Stalled`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -139,9 +140,37 @@ pub struct BackupStatus {
     /// The claims of the site, and how each disk is protected: the archive has no volume contents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeProtection>,
+    /// At which resourceVersions of the core API the site was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_versions: Option<ReadVersions>,
+    /// What came, went or was changed while it was read. Absent: nothing did, and the archive is
+    /// the site as it was at one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_objects: Option<ChangedObjects>,
     /// When the backup was verified, or had failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+}
+
+/// Between which resourceVersions of the core API a site was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadVersions {
+    /// Of the first list. Example: `48211`.
+    pub first: String,
+    /// Of the last list, when everything was looked at a second time.
+    pub last: String,
+}
+
+/// Objects that came, went or were changed while a site was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedObjects {
+    /// How many.
+    pub count: i64,
+    /// The first ten of them. Example: `ConfigMap/acme/settings`.
+    #[schemars(length(max = 10))]
+    pub first: Vec<String>,
 }
 
 /// A claim and how its disk is protected.

@@ -43,6 +43,10 @@ pub enum ConditionType {
     AlertsClear,
     /// What was written was read back, and every digest and count matched.
     Verified,
+    /// Nobody who can read the store can read a backup without a key.
+    Encrypted,
+    /// Backups of a Site are made by its schedule.
+    BackupScheduled,
 }
 
 impl ConditionType {
@@ -61,6 +65,8 @@ impl ConditionType {
             Self::RetentionElapsed => "RetentionElapsed",
             Self::AlertsClear => "AlertsClear",
             Self::Verified => "Verified",
+            Self::Encrypted => "Encrypted",
+            Self::BackupScheduled => "BackupScheduled",
         }
     }
 }

@@ -17,7 +17,8 @@ mod time;
 
 pub use app::{App, AppSpec, AppState, AppStatus, AppliedObject, ManifestFailure};
 pub use backup::{
-    Backup, BackupPurpose, BackupSpec, BackupStatus, Protection, SiteRef, VolumeProtection,
+    Backup, BackupPurpose, BackupSpec, BackupStatus, ChangedObjects, Protection, ReadVersions,
+    SiteRef, VolumeProtection,
 };
 pub use condition::{Condition, ConditionStatus, ConditionType, Conditions};
 pub use crds::{CRD_FILES, crds};
@@ -32,11 +33,12 @@ pub use deletion_request::{
 };
 pub use reason::Reason;
 pub use restore::{
-    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreSource, RestoreSpec, RestoreStatus,
-    SiteCounts, VerifiedSite,
+    ObjectCounts, OnConflict, Restore, RestoreFailure, RestoreIds, RestoreSource, RestoreSpec,
+    RestoreStatus, RestoreStore, SiteCounts, VerifiedSite,
 };
 pub use site::{
-    Deletion, DeletionPhase, Inventory, LastBackup, NamespaceRef, ObjectRef, Site, SiteRestore,
-    SiteSpec, SiteState, SiteStatus, Tenant, UnexpectedDelete,
+    BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, LastRestore, NamespaceRef,
+    ObjectRef, RESTORE_STOPPED, Site, SiteRestore, SiteSpec, SiteState, SiteStatus, Tenant,
+    UnexpectedDelete,
 };
 pub use time::Time;

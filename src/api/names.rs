@@ -32,7 +32,8 @@ pub const ANNOTATION_ADOPT: &str = "reprieve.dev/adopt";
 /// Annotation on a namespace that is being purged: the UID of the DeletionRequest. Only the
 /// operator may set it, and only with it may a site's namespace be deleted.
 pub const ANNOTATION_PURGE: &str = "reprieve.dev/purge";
-/// Annotation on a Site that is being restored: the Restore's name. Reconcilers stand still.
+/// Annotation on a Site, or on an App that is restored alone, that is being restored: the Restore's
+/// name. Reconcilers stand still.
 pub const ANNOTATION_RESTORE: &str = "reprieve.dev/restore";
 /// Annotation on the namespaces of a Site that was deleted past the guard and let go: the record
 /// from which it is created anew. Only the operator may set it.
@@ -40,6 +41,9 @@ pub const ANNOTATION_RECORD: &str = "reprieve.dev/record";
 /// Annotation on a Site or an App that is being created anew after a delete past the guard: the UID
 /// of the one before it. Reconcilers stand still.
 pub const ANNOTATION_RECREATE: &str = "reprieve.dev/recreate";
+/// Annotation on a new Site whose id the store knows from backups: `true` says that it shall begin
+/// anew, empty, instead of waiting for its restore.
+pub const ANNOTATION_START_EMPTY: &str = "reprieve.dev/start-empty";
 /// Label on the DeletionRequests that the operator opens for what was deleted past the guard; its
 /// value is `true`.
 pub const LABEL_UNEXPECTED_DELETE: &str = "reprieve.dev/unexpected-delete";

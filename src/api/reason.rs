@@ -77,6 +77,9 @@ reasons! {
     /// Created anew after a delete past the gates.
     Recreated,
 
+    /// The store has backups of the id: a Restore must name it, or it must be told to begin anew.
+    AwaitingRestore,
+
     // Gate 1, scope.
     /// Every id is known and of the declared kind.
     ScopeValid,
@@ -188,6 +191,18 @@ reasons! {
     Verified,
     /// What was read back differs.
     VerifyFailed,
+    /// Backups are made by the schedule.
+    Scheduled,
+    /// The schedule or its time zone cannot be understood.
+    InvalidSchedule,
+    /// The schedule is suspended.
+    Suspended,
+    /// The archive is encrypted.
+    Encrypted,
+    /// The archive is not encrypted: Secrets lie readable in the store.
+    NotEncrypted,
+    /// The backup has expired, and its archive was deleted.
+    BackupExpired,
     /// There is no such Site, or it is another one.
     SiteNotFound,
     /// The object store cannot be written or read.
@@ -206,6 +221,22 @@ reasons! {
     SeveralBackups,
     /// The request is still deleting.
     RequestStillOpen,
+    /// No backup of the id is as old as was asked for.
+    NoBackupSoEarly,
+    /// The time that was asked for has not come yet.
+    TimeNotCome,
+    /// An entry of the store's catalogue cannot be taken: damaged, unsigned or somebody else's.
+    CatalogueEntryRefused,
+    /// Another site of that name has a newer backup.
+    NameTaken,
+    /// It was purged for a DeletionRequest, and is left out.
+    PurgedOnPurpose,
+    /// It was brought back.
+    Restored,
+    /// A DeletionPolicy could not be brought back, or another one of its name lives.
+    PolicyNotRestored,
+    /// The App lives; nothing of it is touched.
+    AppLives,
     /// The site lives; nothing is overwritten.
     SiteLives,
     /// An object of that name lives and is different; nothing is overwritten.
@@ -224,10 +255,14 @@ reasons! {
     Reassigned,
     /// Another manager has written a field since it was restored.
     ChangedSince,
+    /// The field owners of an object could not be put back.
+    FieldOwnersLost,
     /// It had run to its end, and was not run again.
     NotRunAgain,
     /// Some sites could not be restored.
     PartiallyFailed,
+    /// The Restore has ended before the site was whole.
+    RestoreStopped,
 }
 
 impl fmt::Display for Reason {

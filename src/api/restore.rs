@@ -63,11 +63,13 @@ use super::{Condition, NamespaceRef, ObjectRef, Time};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!oldSelf.cancel || self.cancel").message("cancel cannot be taken back: make another Restore"))]
 pub struct RestoreSpec {
     /// What to restore: exactly one source. Immutable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("source is immutable: make another Restore"))]
     pub source: RestoreSource,
-    /// How many sites are restored at the same time, 1 to 64. Default 8.
+    /// How many sites are restored at the same time, 1 to 64. Default 8. How many requests are in
+    /// flight follows how fast the API server answers, over all Restores together.
     #[serde(default = "default_parallelism")]
     #[schemars(range(min = 1, max = 64))]
     pub parallelism: i32,
@@ -77,6 +79,10 @@ pub struct RestoreSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("onConflict is immutable: make another Restore"))]
     pub on_conflict: OnConflict,
+    /// Stops the Restore between two objects. What is back stays; sites that are not whole say so,
+    /// and another Restore goes on with them. It cannot be taken back.
+    #[serde(default)]
+    pub cancel: bool,
 }
 
 /// What to do about an object that lives and is different from the backup.
@@ -94,11 +100,12 @@ fn default_parallelism() -> i32 {
 }
 
 /// Where the backups to restore from are named.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.deletionRequestRef) != has(self.backupRefs)").message("source must name exactly one of: deletionRequestRef, backupRefs"))]
+#[x_kube(validation = Rule::new("[has(self.deletionRequestRef), has(self.backupRefs), has(self.sites), has(self.apps), has(self.store)].filter(named, named).size() == 1").message("source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store"))]
 pub struct RestoreSource {
-    /// Everything that this DeletionRequest purged, from the backups that it recorded.
+    /// Everything that this DeletionRequest purged, Sites or Apps, from the backups that it
+    /// recorded. Example: `{"name": "contract-ended"}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_request_ref: Option<ObjectRef>,
     /// The sites of these Backups, at most 1000 and one for each site. A site that is gone comes
@@ -110,6 +117,44 @@ pub struct RestoreSource {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub backup_refs: Option<Vec<ObjectRef>>,
+    /// The sites with these ids, each from its newest verified backup. The store's catalogue is
+    /// asked, so that the Backup objects may be gone. Example: `{"ids": ["site-4711"]}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<RestoreIds>,
+    /// The Apps with these ids, each from the newest verified backup of its site that has it: the
+    /// App, the objects that its manifests name, and what these own. The site must live; the rest
+    /// of it is not touched. Example: `{"ids": ["app-0815"], "atTime": "2026-11-20T06:00:00Z"}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apps: Option<RestoreIds>,
+    /// `All`: every site that the store has a backup of, each from its newest one, and the
+    /// DeletionPolicies that are missing; to rebuild a fleet in a new cluster. Left out are the
+    /// sites that a DeletionRequest purged: `status.notices` names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<RestoreStore>,
+}
+
+/// Which entities to restore, and as of when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreIds {
+    /// The platform's ids, 1 to 1000. Example: `["site-4711", "site-4712"]`.
+    #[schemars(
+        length(min = 1, max = 1000),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[!-~]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub ids: Vec<String>,
+    /// The newest backup that is not later than this is taken. Absent: the newest of all. A time
+    /// that has not come yet is refused. Example: `2026-11-20T06:00:00Z`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_time: Option<Time>,
+}
+
+/// How much of the store to restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestoreStore {
+    /// Every site.
+    All,
 }
 
 /// What is known of a Restore.
@@ -139,7 +184,7 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub notices: Vec<RestoreFailure>,
-    /// The Sites that were verified, in the order in which they were.
+    /// What was verified and does not say so itself: a Site does, in `status.lastRestore`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub verified_sites: Vec<VerifiedSite>,
@@ -151,7 +196,7 @@ pub struct RestoreStatus {
     pub completion_time: Option<Time>,
 }
 
-/// A Site that is back.
+/// What is back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifiedSite {
@@ -197,9 +242,10 @@ pub struct ObjectCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreFailure {
-    /// The Site. Empty: only the Backup is known, see `object`.
+    /// The Site. Empty: it is not known, or it is about something else, see `object`.
     pub site: String,
-    /// The object, as `<apiVersion> <Kind> <namespace>/<name>`. Absent: the site as a whole.
+    /// The object, as `<apiVersion> <Kind> <namespace>/<name>`, or what was asked for: an id, a
+    /// file of the store. Absent: the site as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// Why, as one CamelCase word.

@@ -57,6 +57,45 @@ pub struct SiteSpec {
     /// is named `default`.
     #[serde(default = "default_policy")]
     pub policy_ref: ObjectRef,
+    /// When the site is backed up, and for how long that is kept. Absent: only when a person or a
+    /// DeletionRequest asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSchedule>,
+}
+
+/// When a site is backed up, in CronJob's words. Backups pause while the Site is not Active. Missed
+/// ones are made up for by one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSchedule {
+    /// When, as cron has it: minute, hour, day of month, month, day of week; or `@daily` and the
+    /// like. Each Site begins a little later than that, always by the same time: a tenth of the
+    /// time between two backups at most, and never above 30 minutes. Example: `0 3 * * *`.
+    #[schemars(length(min = 1, max = 253))]
+    pub schedule: String,
+    /// The IANA time zone of the schedule. Default `Etc/UTC`. Example: `Europe/Berlin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+    /// Whether no backups are made by the schedule for now. Default false.
+    #[serde(default)]
+    pub suspend: bool,
+    /// For how long a backup of the site is kept at least, in seconds, from one hour to ten years.
+    /// The last verified one of a site that lives is kept in any case. Default 2592000, 30 days.
+    #[serde(default = "default_keep_seconds")]
+    #[schemars(range(min = 3600, max = 315_360_000))]
+    pub keep_seconds: i64,
+}
+
+impl BackupSchedule {
+    /// The schedule in words, with its time zone.
+    pub fn words(&self) -> String {
+        format!("{} {}", self.schedule, self.time_zone.as_deref().unwrap_or("Etc/UTC"))
+    }
+}
+
+fn default_keep_seconds() -> i64 {
+    2_592_000
 }
 
 /// A tenant: the customer whose site it is.
@@ -99,7 +138,8 @@ pub struct SiteStatus {
     /// The state in one word, for people; programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<SiteState>,
-    /// The conditions, one of each type: `Ready`, `Reconciling`, `Stalled`.
+    /// The conditions, one of each type: `Ready`, `Reconciling`, `Stalled`; `BackupScheduled`, where
+    /// the Site has a schedule.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -116,12 +156,21 @@ pub struct SiteStatus {
     /// The restore that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<SiteRestore>,
+    /// The restore that brought the site back last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restore: Option<LastRestore>,
     /// What the site holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
     /// The newest backup that was verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The time of the schedule for which a backup was made last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_schedule_time: Option<Time>,
+    /// When the next backup by the schedule begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_backup_time: Option<Time>,
 }
 
 /// The state of a Site in one word.
@@ -194,8 +243,21 @@ pub struct UnexpectedDelete {
 pub struct SiteRestore {
     /// The Restore.
     pub restore_ref: ObjectRef,
-    /// Where it stands: `Queued`, `Creating`, `WaitingForReady` or `Verifying`.
+    /// Where it stands: `Queued`, `Creating`, `WaitingForReady` or `Verifying`; or `Stopped`: that
+    /// Restore has ended, the site is not whole, and `message` says how to go on.
     pub stage: String,
+    /// The site's place among those of the Restore: the first has 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<i64>,
+    /// Sites that the Restore has a place for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<i64>,
+    /// Name of the Backup that it is restored from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// Why it stopped, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Objects that are there again.
     pub objects_done: i64,
     /// Objects that the backup holds.
@@ -205,6 +267,20 @@ pub struct SiteRestore {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub before: Option<Vec<NamespaceRef>>,
+}
+
+/// A restore after which every object of the site was read back equal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRestore {
+    /// The Restore.
+    pub restore_ref: ObjectRef,
+    /// UID of that Restore.
+    pub restore_uid: String,
+    /// Objects that were read back equal.
+    pub objects: i64,
+    /// When.
+    pub verified_time: Time,
 }
 
 /// What a site holds, counted by the operator: within seconds after Apps came, went or became
@@ -235,6 +311,29 @@ pub struct LastBackup {
     pub verified_time: Time,
     /// Number of objects in it.
     pub objects: i64,
+}
+
+/// [`SiteRestore::stage`] of a Site whose Restore has ended and that is not whole.
+pub const RESTORE_STOPPED: &str = "Stopped";
+
+impl SiteRestore {
+    /// Where it stands, in the words of the Site's conditions.
+    pub fn in_words(&self) -> String {
+        let Self { restore_ref, objects_done, objects_total, .. } = self;
+        let name = &restore_ref.name;
+        if self.stage == RESTORE_STOPPED {
+            let message = self.message.as_deref().unwrap_or("make another Restore that names it");
+            return format!(
+                "the Restore {name} ended before the site was whole, with {objects_done} of {objects_total} objects: {message}"
+            );
+        }
+        match self.place.zip(self.places) {
+            Some((place, places)) => {
+                format!("being restored by Restore {name}, place {place} of {places}")
+            }
+            None => format!("being restored by Restore {name}"),
+        }
+    }
 }
 
 impl Site {

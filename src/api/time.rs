@@ -20,6 +20,11 @@ impl Time {
             .map_or(Self(DateTime::<Utc>::MAX_UTC.trunc_subsecs(0)), Self)
     }
 
+    /// The time in chrono's own type.
+    pub fn utc(self) -> DateTime<Utc> {
+        self.0
+    }
+
     /// Seconds from `earlier` to this time; negative when `earlier` is later.
     pub fn seconds_since(self, earlier: Self) -> i64 {
         (self.0 - earlier.0).num_seconds()

@@ -1,16 +1,23 @@
 //! Collects a site, writes it to the store and reads it back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::decide::{Facts, Job, Outcome, Result as Made, lost};
-use crate::api::{LastBackup, NamespaceRef, Protection, Reason, Site, VolumeProtection};
-use crate::cluster::collect::{Collection, Freshness, collect};
-use crate::cluster::{Context, During, Error, Result, is_not_found};
-use crate::store::{Entry, Expected, Store, StoreError, Written};
+use crate::api::{
+    ChangedObjects, LastBackup, Protection, ReadVersions, Reason, Site, VolumeProtection, names,
+};
+use crate::cluster::collect::{Collected, Freshness, Walk};
+use crate::cluster::discover::Kinds;
+use crate::cluster::{Context, During, Error, Result};
+use crate::store::{
+    ArchiveWriter, CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Entry, Expected,
+    Header, Store, StoreError,
+};
 
 /// Makes a backup. Nothing of the site is written.
 pub async fn back_up(ctx: &Context, store: &Store, job: &Job) -> Outcome {
@@ -21,22 +28,32 @@ pub async fn back_up(ctx: &Context, store: &Store, job: &Job) -> Outcome {
 
 async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome, Outcome> {
     // Before the work, not after it: a store that is away costs one small request.
-    store.probe().await.map_err(unavailable)?;
-    let collection = gather(ctx, job).await.map_err(unseen)?;
-    let namespaces = collection.objects.iter().filter(|o| o.key.is("", "Namespace"));
-    let namespaces: Vec<_> =
-        namespaces.map(|o| NamespaceRef { name: o.key.name.clone(), uid: o.uid.clone() }).collect();
-    if let Some(why) = lost(&job.recorded, &namespaces) {
+    store.is_there().await.map_err(unavailable)?;
+    let kinds = ctx.kinds(Duration::ZERO).await.map_err(unseen)?;
+    let walk = begin(ctx, job, &kinds).await.map_err(unseen)?;
+    if let Some(why) = lost(&job.recorded, walk.namespaces()) {
         return Err(Outcome::Failed(Reason::EntityNotActive, why));
     }
-    let volumes = volumes(ctx, &collection).await.map_err(unseen)?;
-    let written = write(store, job, collection).await.map_err(unavailable)?;
+    let header =
+        Header { resource_version: walk.begun_at().map(str::to_owned), ..job.header.clone() };
+    let mut writer = store.write(&job.location, &header).map_err(unavailable)?;
+    let read = match write(&mut writer, walk, &kinds).await {
+        Ok(read) => read,
+        Err(outcome) => {
+            writer.abort().await;
+            return Err(outcome);
+        }
+    };
+    let written = writer.finish().await.map_err(unavailable)?;
     let result = Made {
         location: written.location.clone(),
         digest: written.manifest.root_digest.clone(),
         objects: clamp(written.manifest.count),
         bytes: clamp(written.size),
-        volumes,
+        volumes: volumes(ctx, read.claims).await.map_err(unseen)?,
+        versions: read.versions,
+        changed: read.changed,
+        recipients: store.recipients(),
     };
     let expected = Expected {
         site: job.header.site.clone(),
@@ -47,10 +64,13 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         Err(error) if error.may_pass() => return Err(unavailable(error)),
         Err(error) => return Ok(Outcome::NotVerified(result, error.to_string())),
     }
-    let entry = crate::store::CatalogueEntry {
+    let entry = CatalogueEntry {
         digest: result.digest.clone(),
         objects: written.manifest.count,
         bytes: written.size,
+        resource_versions: Some(result.versions.clone()),
+        changed_objects: Some(result.changed.clone()).filter(|changed| changed.count > 0),
+        contents: Some(read.contents),
         ..job.entry.clone()
     };
     store.enter(&entry).await.map_err(unavailable)?;
@@ -61,7 +81,7 @@ fn unavailable(error: StoreError) -> Outcome {
     Outcome::Failed(Reason::StoreUnavailable, error.to_string())
 }
 
-fn unseen(error: crate::cluster::Error) -> Outcome {
+fn unseen(error: impl ToString) -> Outcome {
     Outcome::Failed(Reason::DiscoveryFailed, error.to_string())
 }
 
@@ -69,57 +89,98 @@ fn clamp(number: u64) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
 
-async fn gather(ctx: &Context, job: &Job) -> Result<Collection> {
+/// What the catalogue is to say of the content: which Apps are in it, and which kinds a cluster
+/// must serve to take it.
+#[derive(Default)]
+struct Inventory {
+    apps: Vec<CataloguedApp>,
+    kinds: BTreeSet<CataloguedKind>,
+}
+
+impl Inventory {
+    fn add(&mut self, object: &Collected, kinds: &Kinds) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        if object.key.is(names::GROUP, "App") {
+            self.apps.push(CataloguedApp {
+                id: text(&object.form["spec"]["id"]),
+                namespace: object.key.namespace.clone().unwrap_or_default(),
+                name: object.key.name.clone(),
+            });
+        }
+        // Those of the core and of groups without a domain, `apps` for example, every cluster has.
+        if !object.key.group.contains('.') || object.key.group == names::GROUP {
+            return;
+        }
+        let (api_version, kind) = (text(&object.form["apiVersion"]), text(&object.form["kind"]));
+        if let Some(served) = kinds.find(&api_version, &kind) {
+            let crd = format!("{}.{}", served.resource.plural, served.resource.group);
+            self.kinds.insert(CataloguedKind { api_version, kind, crd });
+        }
+    }
+}
+
+async fn begin(ctx: &Context, job: &Job, kinds: &Kinds) -> Result<Walk> {
     let site = &job.header.site.name;
-    let kinds = ctx.kinds(Duration::ZERO).await?;
-    collect(&ctx.client, &kinds, site, &job.namespaces, Freshness::Live)
+    Walk::begin(&ctx.client, kinds, site, &job.namespaces, Freshness::Live)
         .await
         .map_err(|error| Error::answer(format!("collect the site {site}"), error))
 }
 
-async fn write(store: &Store, job: &Job, collection: Collection) -> Result<Written, StoreError> {
-    let mut writer = store.write(&job.location, &job.header)?;
-    for object in collection.objects {
+/// What is known of a site once it was written.
+struct Read {
+    claims: Vec<Claim>,
+    versions: ReadVersions,
+    changed: ChangedObjects,
+    contents: Contents,
+}
+
+/// A claim and the volume that it names.
+struct Claim {
+    name: String,
+    volume: Option<String>,
+}
+
+/// Writes all of a site, and looks what changed meanwhile.
+async fn write(writer: &mut ArchiveWriter, mut walk: Walk, kinds: &Kinds) -> Result<Read, Outcome> {
+    let mut claims = vec![];
+    let mut inventory = Inventory::default();
+    while let Some(object) = walk.next().await.map_err(unseen)? {
+        inventory.add(&object, kinds);
+        if object.key.is("", "PersistentVolumeClaim") {
+            let namespace = object.key.namespace.as_deref().unwrap_or_default();
+            claims.push(Claim {
+                name: format!("{namespace}/{}", object.key.name),
+                volume: object.form["spec"]["volumeName"].as_str().map(str::to_owned),
+            });
+        }
         let entry = Entry {
             key: object.key,
             digest: object.digest,
             state: object.state,
             object: object.form,
+            owners: object.owners,
         };
-        if let Err(error) = writer.add(&entry).await {
-            writer.abort().await;
-            return Err(error);
-        }
+        writer.add(&entry).await.map_err(unavailable)?;
     }
-    writer.finish().await
+    let (versions, changed) = walk.changes().await.map_err(unseen)?;
+    let contents = Contents { apps: inventory.apps, kinds: inventory.kinds.into_iter().collect() };
+    Ok(Read { claims, versions, changed, contents })
 }
 
 /// How the disk of each claim is protected: kept, when its volume's reclaim policy is `Retain`.
-async fn volumes(ctx: &Context, collection: &Collection) -> Result<Vec<VolumeProtection>> {
+async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtection>> {
     let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let mut all = vec![];
-    for object in &collection.objects {
-        if !object.key.is("", "PersistentVolumeClaim") {
-            continue;
-        }
+    for claim in claims {
         let mut protection = Protection::None;
-        if let Some(volume) = object.form["spec"]["volumeName"].as_str() {
-            match api.get(volume).await {
-                Ok(volume) => {
-                    let spec = volume.spec.unwrap_or_default();
-                    if spec.persistent_volume_reclaim_policy.as_deref() == Some("Retain") {
-                        protection = Protection::RetainedDisk;
-                    }
-                }
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error).during(format!("read the volume {volume}")),
+        if let Some(volume) = &claim.volume {
+            let live = api.get_opt(volume).await.during(format!("read the volume {volume}"))?;
+            let policy = live.and_then(|v| v.spec?.persistent_volume_reclaim_policy);
+            if policy.as_deref() == Some("Retain") {
+                protection = Protection::RetainedDisk;
             }
         }
-        let namespace = object.key.namespace.as_deref().unwrap_or_default();
-        all.push(VolumeProtection {
-            claim: format!("{namespace}/{}", object.key.name),
-            protection,
-        });
+        all.push(VolumeProtection { claim: claim.name, protection });
     }
     Ok(all)
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use crate::api::{
-    Backup, BackupStatus, Condition, ConditionStatus, ConditionType, Conditions, DeletionPhase,
-    LastBackup, NamespaceRef, Reason, Site, SiteRef, Time, VolumeProtection, names,
+    Backup, BackupStatus, ChangedObjects, Condition, ConditionStatus, ConditionType, Conditions,
+    DeletionPhase, LastBackup, NamespaceRef, ReadVersions, Reason, Site, SiteRef, SiteState, Time,
+    VolumeProtection, names,
 };
 use crate::cluster::Note;
 use crate::store::{CatalogueEntry, Header, Identity, archive, catalogue, layout};
@@ -18,6 +19,8 @@ pub struct Facts {
     pub backup: Backup,
     /// The Site that it names, if it is there.
     pub site: Option<Site>,
+    /// What tells this attempt from every other.
+    pub attempt: String,
 }
 
 /// What to do.
@@ -68,6 +71,12 @@ pub struct Result {
     pub bytes: i64,
     /// The claims, and how their disks are protected.
     pub volumes: Vec<VolumeProtection>,
+    /// At which resourceVersions the site was read.
+    pub versions: ReadVersions,
+    /// What changed while it was read.
+    pub changed: ChangedObjects,
+    /// To whom it is encrypted; empty: it is not.
+    pub recipients: usize,
 }
 
 /// What to write down and when to look again.
@@ -135,24 +144,33 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
         let message = format!("the Site {} is being purged: what is left is not it", identity.name);
         return refuse(Reason::EntityNotActive, message);
     }
+    if site.status.as_ref().and_then(|s| s.state) == Some(SiteState::AwaitingRestore) {
+        let message = format!(
+            "the Site {} awaits its restore: a backup of it now would be the newest one, and hold nothing",
+            identity.name
+        );
+        return refuse(Reason::EntityNotActive, message);
+    }
     if let Some(restore) = site.annotations().get(names::ANNOTATION_RESTORE) {
         let message = format!("waits until the Restore {restore} of the site has ended");
         let mut decision = said(facts, Reason::Restoring, message, now);
         decision.next = Next::Wait(RESTORING);
         return Step::Report(decision);
     }
-    Step::Back(job(&facts.backup, identity, site, now))
+    Step::Back(job(facts, identity, site, now))
 }
 
-fn job(backup: &Backup, site: Identity, live: &Site, now: Time) -> Job {
-    let name = backup.name_any();
-    let location = layout::archive(&site.id, &name, &backup.uid().unwrap_or_default());
+fn job(facts: &Facts, site: Identity, live: &Site, now: Time) -> Job {
+    let backup = &facts.backup;
+    let (name, uid) = (backup.name_any(), backup.uid().unwrap_or_default());
+    let location = layout::archive(&site.id, &name, &uid, &facts.attempt);
     Job {
         header: Header {
             format: archive::FORMAT.to_owned(),
             backup: name.clone(),
             site: site.clone(),
             time: now,
+            resource_version: None,
         },
         namespaces: live.namespace_names(),
         recorded: live.status.iter().flat_map(|status| status.namespaces.clone()).collect(),
@@ -167,7 +185,10 @@ fn job(backup: &Backup, site: Identity, live: &Site, now: Time) -> Job {
             digest: String::new(),
             objects: 0,
             bytes: 0,
+            resource_versions: None,
+            changed_objects: None,
             keep_until_time: backup.spec.keep_until_time,
+            contents: None,
         },
     }
 }
@@ -190,7 +211,7 @@ pub fn report(facts: &Facts, outcome: &Outcome, now: Time) -> Decision {
         Outcome::NotVerified(result, why) => {
             let mut decision = said(facts, Reason::VerifyFailed, why.clone(), now);
             let (status, generation) = (&mut decision.status, facts.backup.metadata.generation);
-            write_down(status, facts, result);
+            write_down(status, facts, result, now);
             let written = format!("{} objects written", result.objects);
             let conditions = &mut status.conditions;
             set(
@@ -227,13 +248,17 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
     let mut status = facts.backup.status.clone().unwrap_or_default();
     status.observed_generation = generation;
     status.completion_time = Some(now);
-    write_down(&mut status, facts, result);
+    write_down(&mut status, facts, result, now);
     let bare = result.volumes.iter().filter(|v| v.protection == crate::api::Protection::None);
     let bare = match bare.count() {
         0 => String::new(),
         n => format!("; {n} volumes are protected by nothing"),
     };
-    let message = format!("{} objects written and read back{bare}", result.objects);
+    let changed = match result.changed.count {
+        0 => String::new(),
+        n => format!("; {n} objects were changed while it was made, see status.changedObjects"),
+    };
+    let message = format!("{} objects written and read back{bare}{changed}", result.objects);
     let conditions = &mut status.conditions;
     conditions.unset(ConditionType::Reconciling);
     conditions.unset(ConditionType::Stalled);
@@ -251,7 +276,7 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
     }
 }
 
-fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result) {
+fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result, now: Time) {
     status.site = facts.site.as_ref().map(|site| SiteRef {
         name: site.name_any(),
         uid: site.uid(),
@@ -262,6 +287,18 @@ fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result) {
     status.objects = Some(result.objects);
     status.bytes = Some(result.bytes);
     status.volumes.clone_from(&result.volumes);
+    let generation = facts.backup.metadata.generation;
+    let (encrypted, reason, message) = match result.recipients {
+        0 => {
+            let hint = "Secrets lie readable in the store: start the operator with --age-recipient (docs/archive-format.md)";
+            (false, Reason::NotEncrypted, hint.to_owned())
+        }
+        n => (true, Reason::Encrypted, format!("encrypted with age to {n} recipients")),
+    };
+    let conditions = &mut status.conditions;
+    set(conditions, ConditionType::Encrypted, encrypted, reason, &message, generation, now);
+    status.resource_versions = Some(result.versions.clone());
+    status.changed_objects = Some(result.changed.clone()).filter(|changed| changed.count > 0);
 }
 
 /// It can never be made.
@@ -320,6 +357,7 @@ mod tests {
         Facts {
             backup: serde_json::from_value(backup).unwrap(),
             site: site.map(|site| serde_json::from_value(site).unwrap()),
+            attempt: "0f".to_owned(),
         }
     }
 
@@ -384,13 +422,16 @@ mod tests {
             Some(site(json!({}), json!({}))),
         );
         let Step::Back(job) = decide(&facts, now()) else { panic!("not made") };
-        assert_eq!(job.location, "sites/site-1/b.bu.jsonl.zst");
+        assert_eq!(job.location, "sites/site-1/b.bu.0f.jsonl.zst");
         let result = Result {
             location: job.location,
             digest: "sha256:00".into(),
             objects: 3,
             bytes: 9,
             volumes: vec![],
+            versions: ReadVersions::default(),
+            changed: ChangedObjects::default(),
+            recipients: 0,
         };
 
         let failed = Outcome::Failed(Reason::StoreUnavailable, "no".into());

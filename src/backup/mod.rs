@@ -1,10 +1,18 @@
 //! Backups: a site's objects, found by discovery, written to the store and read back.
 //!
-//! This room must not change anything of a site but `status.lastBackup`.
+//! Beside them: the schedules of Sites, which make Backups, and what expires.
+//!
+//! This room must not change anything of a Site but what its status says of backups, and must delete
+//! nothing but Backups and archives that nobody needs.
 
 mod act;
 pub mod decide;
+pub mod expire;
 mod observe;
+pub mod schedule;
+pub mod sweep;
+mod timetable;
+pub mod trim;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,21 +27,34 @@ use crate::cluster::{Context, Error, Result, Shutdown, drive, write_status};
 use crate::store::Store;
 use decide::{Decision, Step};
 
+/// Backups that are made at the same time: each has pages of its site in memory.
+const AT_ONCE: u16 = 8;
 /// The limit of one reconciliation. A site is read, written and read back within it.
 const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Runs the room until shutdown.
-pub async fn run(ctx: Context, store: Store, down: Shutdown) {
+pub async fn run(mut ctx: Context, store: Store, down: Shutdown) {
+    ctx.concurrency = ctx.concurrency.min(AT_ONCE);
     let backups: Api<DeserializeGuard<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(backups, watcher::Config::default());
-    let context = ctx.clone();
-    drive("backup", controller, ctx, TIMEOUT, down, move |backup| {
-        reconcile(context.clone(), store.clone(), backup)
-    })
-    .await;
+    let (context, known) = (ctx.clone(), controller.store());
+    let scheduled = timetable::run(ctx.clone(), down.clone());
+    let swept = sweep::run(ctx.clone(), store.clone(), down.clone());
+    let made = drive("backup", controller, ctx, TIMEOUT, down, move |backup| {
+        reconcile(context.clone(), store.clone(), known.clone(), backup)
+    });
+    tokio::join!(made, scheduled, swept);
 }
 
-async fn reconcile(ctx: Context, store: Store, backup: Arc<Backup>) -> Result<Action> {
+/// The Backups that the watch has told of.
+type Known = kube::runtime::reflector::Store<DeserializeGuard<Backup>>;
+
+async fn reconcile(
+    ctx: Context,
+    store: Store,
+    known: Known,
+    backup: Arc<Backup>,
+) -> Result<Action> {
     let Some(facts) = observe::observe(&ctx, &backup.name_any()).await? else {
         return Ok(Action::await_change());
     };
@@ -44,7 +65,24 @@ async fn reconcile(ctx: Context, store: Store, backup: Arc<Backup>) -> Result<Ac
             decide::report(&facts, &outcome, ctx.now())
         }
     };
-    finish(&ctx, &facts, decision).await
+    let verified = decision.last_backup.is_some();
+    // The watch has not told of it yet.
+    let own = Backup { status: Some(decision.status.clone()), ..facts.backup.clone() };
+    let action = finish(&ctx, &facts, decision).await?;
+    if verified {
+        let site = &own.spec.site_ref.name;
+        let others = |b: &Arc<DeserializeGuard<Backup>>| {
+            let other = b.0.as_ref().ok().filter(|b| b.uid() != own.uid());
+            other.filter(|b| b.spec.site_ref.name == *site).cloned()
+        };
+        let mut known: Vec<Backup> = known.state().iter().filter_map(others).collect();
+        known.push(own.clone());
+        // The backup is made: one object too many is no reason to do anything again.
+        if let Err(error) = sweep::trim(&ctx, &store, known).await {
+            tracing::warn!(site, "older Backups stay for now: {error}");
+        }
+    }
+    Ok(action)
 }
 
 async fn finish(ctx: &Context, facts: &decide::Facts, decision: Decision) -> Result<Action> {

@@ -56,12 +56,13 @@ pub fn generated_files() -> Vec<Generated> {
     );
     let guide = Generated { path: "docs/guard.md".into(), content: guard::guide() };
     let operator = generated("deploy/rbac/operator.yaml", &guard::operator_rbac());
+    let flow = generated("deploy/flow/operator.yaml", &guard::operator_flow());
     let people = generated("deploy/rbac/people.yaml", &guard::people_roles());
     let operating = Generated { path: "docs/operating.md".into(), content: operating::operating() };
     crds.chain(admission)
         .chain(optional)
         .chain(on_disk)
-        .chain([configuration, guide, operator, people, operating])
+        .chain([configuration, guide, operator, people, flow, operating])
         .collect()
 }
 

@@ -24,6 +24,8 @@ pub const DEFAULT_CONCURRENCY: u16 = 16;
 pub struct Context {
     /// The way to the cluster, as the operator's own account.
     pub client: Client,
+    /// The same for mass work, whose requests wait their turn.
+    pub bulk: Client,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// What is remembered of the guard.
@@ -75,6 +77,7 @@ impl Context {
         };
         let recorder = Recorder::new(client.clone(), reporter);
         Self {
+            bulk: client.clone(),
             client,
             metrics,
             concurrency,
@@ -82,6 +85,11 @@ impl Context {
             recorder,
             kinds: Arc::default(),
         }
+    }
+
+    /// This context, with a client of its own for mass work.
+    pub fn with_bulk(self, bulk: Client) -> Self {
+        Self { bulk, ..self }
     }
 
     /// The time by this machine's clock.

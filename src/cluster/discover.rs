@@ -6,6 +6,7 @@ use kube::Client;
 use kube::core::discovery::v2::{APIGroupDiscovery, APIResourceDiscovery};
 use kube::discovery::ApiResource;
 
+use super::collect::is_data;
 use super::error::describe;
 
 /// Why the kinds are not known.
@@ -58,9 +59,17 @@ impl Kinds {
     /// The namespaced kinds of which a site's data can be: those that can be listed, read, and
     /// created or deleted, but for those that only tell of other objects.
     pub fn of_a_site(&self) -> impl Iterator<Item = &Kind> {
-        self.archivable.iter().filter(|kind| {
-            kind.namespaced && !NEVER_DATA.contains(&(&*kind.resource.group, &*kind.resource.kind))
-        })
+        self.data().filter(|kind| kind.namespaced)
+    }
+
+    /// The cluster-scoped kinds of which a site's data can be: its label says which objects.
+    pub fn beside_sites(&self) -> impl Iterator<Item = &Kind> {
+        self.data().filter(|kind| !kind.namespaced)
+    }
+
+    fn data(&self) -> impl Iterator<Item = &Kind> {
+        let of = |k: &&Kind| is_data(&k.resource.group, &k.resource.kind, k.namespaced);
+        self.archivable.iter().filter(of)
     }
 
     /// The kind of these words. None: this cluster does not serve it.
@@ -69,15 +78,6 @@ impl Kinds {
         self.all.iter().find(matches)
     }
 }
-
-/// Kinds whose objects are made by the cluster about other objects, never by anybody as data.
-const NEVER_DATA: [(&str, &str); 5] = [
-    ("", "Event"),
-    ("events.k8s.io", "Event"),
-    ("coordination.k8s.io", "Lease"),
-    ("coordination.k8s.io", "LeaseCandidate"),
-    ("metrics.k8s.io", "PodMetrics"),
-];
 
 /// Asks the API server for every kind that it serves.
 ///

@@ -18,6 +18,8 @@ use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use tower::{BoxError, Layer, Service};
 
+use super::limiter::{LimitLayer, Limiter};
+
 /// Requests that may wait for the connection's own queue.
 const QUEUE: usize = 1024;
 
@@ -112,6 +114,21 @@ pub fn fenced_client(mut config: Config, term: &Term) -> kube::Result<Client> {
     config.default_retry = false;
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&FenceLayer(term.clone()))
+        .with_layer(&BufferLayer::new(QUEUE))
+        .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .build())
+}
+
+/// As [`fenced_client`], for mass work: each request, and each repetition of it, waits for its turn,
+/// on connections of its own.
+///
+/// # Errors
+/// As [`fenced_client`].
+pub fn limited_client(mut config: Config, term: &Term, limiter: Limiter) -> kube::Result<Client> {
+    config.default_retry = false;
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&FenceLayer(term.clone()))
+        .with_layer(&LimitLayer(limiter))
         .with_layer(&BufferLayer::new(QUEUE))
         .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
         .build())

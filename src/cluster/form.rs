@@ -158,6 +158,24 @@ const JOB_LABELS: [&str; 4] = [
     "batch.kubernetes.io/job-name",
 ];
 
+/// Who owns which field of a live object, where server-side apply depends on it: all entries of its
+/// `managedFields` but those of its status, if anybody has applied it. It is not part of the
+/// archived form: objects are equal whoever owns their fields.
+pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
+    let entries = live["metadata"]["managedFields"].as_array()?;
+    // What an App has created becomes applied by it at the first drift.
+    let applied = |e: &Value| e["operation"] == "Apply" || e["manager"] == names::APP_MANAGER;
+    if !entries.iter().any(applied) {
+        return None;
+    }
+    let mut owners: Vec<Value> =
+        entries.iter().filter(|entry| entry["subresource"] != "status").cloned().collect();
+    for owner in owners.iter_mut().filter_map(Value::as_object_mut) {
+        owner.remove("time");
+    }
+    Some(owners).filter(|owners| !owners.is_empty())
+}
+
 /// An object in its archived form. Applying it again changes nothing.
 pub fn archived_form(mut object: Value) -> Value {
     without_hold(&mut object);

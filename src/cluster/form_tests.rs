@@ -91,3 +91,29 @@ fn keys_can_be_read_back() {
         assert!(text.parse::<ObjectKey>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn owners_are_kept_where_somebody_applies() {
+    let entry = |manager: &str, operation: &str, subresource: &str| {
+        let mut entry = json!({"manager": manager, "operation": operation, "apiVersion": "v1", "time": "2026-11-22T17:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {}}});
+        if !subresource.is_empty() {
+            entry["subresource"] = json!(subresource);
+        }
+        entry
+    };
+    let of = |entries: Value| field_owners(&json!({"metadata": {"managedFields": entries}}));
+    let without_time = |mut entry: Value| {
+        entry.as_object_mut().unwrap().remove("time");
+        entry
+    };
+    assert_eq!(of(json!(null)), None);
+    assert_eq!(of(json!([])), None);
+    assert_eq!(of(json!([entry("kubectl-create", "Update", "")])), None);
+    // An apply to the status alone leaves nothing to put back.
+    assert_eq!(of(json!([entry("x", "Apply", "status")])), None);
+    let (apply, edit) = (entry("flux", "Apply", ""), entry("kubectl-edit", "Update", ""));
+    let scale = entry("hpa", "Update", "scale");
+    let all = json!([apply, edit, scale, entry("kcm", "Update", "status")]);
+    let expected = [apply, edit, scale].map(without_time).to_vec();
+    assert_eq!(of(all), Some(expected));
+}

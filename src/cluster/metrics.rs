@@ -28,6 +28,8 @@ pub struct Metrics {
     pub warnings: Family<Warned, Counter>,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
+    /// Archives that were taken out of the store because they had expired.
+    pub expired_archives: Counter,
     /// Deletes that got past the guard, by kind.
     pub unexpected_deletes: Family<Kind, Counter>,
     /// Entities that were deleted past the guard and are not created anew, or purged, yet, by kind.
@@ -36,6 +38,16 @@ pub struct Metrics {
     pub last_contact: Gauge<f64, AtomicU64>,
     /// Whether this process holds the lease.
     pub lease_held: Gauge,
+    /// Restores that have not ended, by state.
+    pub restores: Family<State, Gauge>,
+    /// Sites of those restores, by stage.
+    pub restore_sites: Family<AtStage, Gauge>,
+    /// Objects that restores created.
+    pub restore_objects_created: Counter,
+    /// Requests of restores that may be in flight at a time.
+    pub restore_request_limit: Gauge,
+    /// Requests of restores to which the API server said that it has too much to do.
+    pub restore_requests_refused: Counter,
     backing_off: Family<Room, Gauge>,
     unparsable: Family<Room, Gauge>,
     counters: Mutex<BTreeMap<&'static str, CountOf>>,
@@ -90,6 +102,20 @@ pub struct Kind {
     pub kind: String,
 }
 
+/// Labels of [`Metrics::restores`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct State {
+    /// `waiting`, for what it restores from, or `running`.
+    pub state: &'static str,
+}
+
+/// Labels of [`Metrics::restore_sites`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AtStage {
+    /// `queued`, `restoring`, `waiting`, `verified` or `failed`.
+    pub stage: &'static str,
+}
+
 impl Metrics {
     /// Metrics that were never touched.
     pub fn new() -> Self {
@@ -118,6 +144,12 @@ impl Metrics {
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
+        let expired_archives = Counter::default();
+        registry.register(
+            "expired_archives",
+            "Archives that were taken out of the store because they had expired",
+            expired_archives.clone(),
+        );
         let unexpected_deletes = Family::default();
         registry.register(
             "unexpected_deletes",
@@ -147,6 +179,32 @@ impl Metrics {
             "1 if this process holds the lease and works, 0 if it stands by",
             lease_held.clone(),
         );
+        let restores = Family::default();
+        registry.register("restores", "Restores that have not ended", restores.clone());
+        let restore_sites = Family::default();
+        registry.register(
+            "restore_sites",
+            "Sites of the Restores that have not ended, by how far they are",
+            restore_sites.clone(),
+        );
+        let restore_objects_created = Counter::default();
+        registry.register(
+            "restore_objects_created",
+            "Objects that restores created, Sites and namespaces among them",
+            restore_objects_created.clone(),
+        );
+        let restore_request_limit = Gauge::default();
+        registry.register(
+            "restore_request_limit",
+            "Requests of restores that may be in flight at a time: it follows how fast the API server answers",
+            restore_request_limit.clone(),
+        );
+        let restore_requests_refused = Counter::default();
+        registry.register(
+            "restore_requests_refused",
+            "Requests of restores that the API server answered with 429 or 503; they are sent again",
+            restore_requests_refused.clone(),
+        );
         let backing_off = Family::default();
         registry.register(
             "backing_off_objects",
@@ -167,6 +225,11 @@ impl Metrics {
         Self {
             registry: Mutex::new(registry),
             lease_held,
+            restores,
+            restore_sites,
+            restore_objects_created,
+            restore_request_limit,
+            restore_requests_refused,
             backing_off,
             unparsable,
             counters: Mutex::default(),
@@ -175,6 +238,7 @@ impl Metrics {
             guard_in_place,
             warnings,
             purged,
+            expired_archives,
             unexpected_deletes,
             unexpected_deletes_open,
             last_contact,
@@ -191,6 +255,8 @@ impl Metrics {
         lock(&self.counters).clear();
         self.unparsable.clear();
         self.backing_off.clear();
+        self.restores.clear();
+        self.restore_sites.clear();
     }
 
     /// All of it in the OpenMetrics text format.

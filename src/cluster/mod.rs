@@ -15,6 +15,8 @@ pub mod former;
 mod guard;
 mod guard_watch;
 pub mod lease;
+mod limit;
+pub mod limiter;
 mod lookup;
 pub mod metrics;
 pub mod order;

@@ -9,8 +9,8 @@ pub fn rank(key: &ObjectKey) -> u8 {
         (names::GROUP, "Site") => 0,
         ("", "Namespace") => 1,
         ("", "ServiceAccount") => 2,
-        ("rbac.authorization.k8s.io", "Role") => 3,
-        ("rbac.authorization.k8s.io", "RoleBinding") => 4,
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => 3,
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => 4,
         ("", "ConfigMap" | "Secret") => 5,
         ("", "PersistentVolumeClaim") => 6,
         ("", "Service") => 7,
@@ -20,6 +20,8 @@ pub fn rank(key: &ObjectKey) -> u8 {
         ("", "ResourceQuota" | "LimitRange") => 10,
         // Last, so that an App finds its objects.
         (names::GROUP, "App") => 11,
+        // Classes and the like, which claims and workloads name.
+        _ if key.namespace.is_none() => 5,
         _ => 8,
     }
 }
@@ -34,8 +36,8 @@ mod tests {
             "Namespace/a",
             "ServiceAccount/a/x",
             "Role.rbac.authorization.k8s.io/a/x",
-            "RoleBinding.rbac.authorization.k8s.io/a/x",
-            "Secret/a/x",
+            "ClusterRoleBinding.rbac.authorization.k8s.io/x",
+            "StorageClass.storage.k8s.io/x",
             "PersistentVolumeClaim/a/x",
             "Service/a/x",
             "Database.example.com/a/x",

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::decide::{Effect, Entity};
 use super::gates::PurgeToken;
 use super::held::Edit;
+use super::ledger;
 use super::observe::{Facts, LABEL_REQUEST_UID, OwnObject, SiteFacts};
 use super::purge::Step;
 use crate::api::{
@@ -19,6 +20,7 @@ use crate::cluster::{
     Context, During, Error, Exact, Result, chain, create_if_absent, delete_exact, patch_exact,
     set_finalizer,
 };
+use crate::store::Store;
 
 /// Carries the effects out, in order. The first that fails ends it; the rest is decided again, on
 /// what then is so. Not so changes of what is held and deletes of an App's objects, each of which
@@ -26,7 +28,12 @@ use crate::cluster::{
 ///
 /// # Errors
 /// Any write that fails; a conflict when what was decided on has changed since.
-pub async fn act(ctx: &Context, facts: &Facts, effects: &[Effect]) -> Result<Vec<String>> {
+pub async fn act(
+    ctx: &Context,
+    store: &Store,
+    facts: &Facts,
+    effects: &[Effect],
+) -> Result<Vec<String>> {
     let mut refused = vec![];
     for effect in effects {
         match effect {
@@ -47,10 +54,28 @@ pub async fn act(ctx: &Context, facts: &Facts, effects: &[Effect]) -> Result<Vec
             Effect::Purge(token, step @ Step::DeleteObject(..)) => {
                 alone(purge(ctx, token, step).await, &mut refused)?;
             }
-            Effect::Purge(token, step) => purge(ctx, token, step).await?,
+            Effect::Purge(token, step) => {
+                if ends(token, step) {
+                    // The last that tells of it goes: the store must know that it was wanted.
+                    ledger::note(ctx, store, facts, token.entity_uid()).await?;
+                }
+                purge(ctx, token, step).await?;
+            }
         }
     }
     Ok(refused)
+}
+
+/// Whether a step takes what tells last of the entity: a Site, or the App that the permission is
+/// for, not one that goes with its Site.
+fn ends(token: &PurgeToken, step: &Step) -> bool {
+    match step {
+        Step::DeleteSite(_) | Step::FinishSite(..) => true,
+        Step::DeleteApp(_, exact) | Step::FinishApp(_, exact, _) => {
+            exact.uid == token.entity_uid()
+        }
+        _ => false,
+    }
 }
 
 /// What became of a write that stands alone. What the API server refuses is told; an object that

@@ -13,7 +13,7 @@ use super::backups::{backup_of, is_verified};
 use super::held::{Claim, Disk, Held, HeldKind};
 use super::observe::{LABEL_REQUEST_UID, SiteFacts};
 use crate::api::{App, Backup, DeletionRequest, Site, TargetKind, Time, names};
-use crate::cluster::collect::{Freshness, collect, list};
+use crate::cluster::collect::{Freshness, list, live_digest};
 use crate::cluster::discover::Kind;
 use crate::cluster::unexpected::asks_for;
 use crate::cluster::{Context, During, Error, Exact, Result};
@@ -278,9 +278,9 @@ pub(super) async fn read_site(ctx: &Context, site: &mut SiteFacts) -> Result<()>
     let name = site.site.name_any();
     let doing = format!("compare Site {name} with its backup");
     let kinds = ctx.kinds(Duration::ZERO).await?;
-    let collection = collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Live)
+    let digest = live_digest(&ctx.client, &kinds, &name, &namespaces)
         .await
         .map_err(|error| Error::answer(doing, error))?;
-    site.live_digest = Some(collection.root_digest());
+    site.live_digest = Some(digest);
     Ok(())
 }

@@ -15,6 +15,7 @@ mod fixtures;
 pub mod gates;
 pub mod held;
 mod hold;
+mod ledger;
 pub mod live;
 mod observe;
 #[cfg(test)]
@@ -55,8 +56,8 @@ const CHANGED: Duration = Duration::from_millis(200);
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
-        run_requests(ctx.clone(), store, down.clone()),
-        policy::run(ctx.clone(), down.clone()),
+        run_requests(ctx.clone(), store.clone(), down.clone()),
+        policy::run(ctx.clone(), store, down.clone()),
         watch_guard(ctx, down),
     );
 }
@@ -86,7 +87,7 @@ async fn reconcile(ctx: Context, store: Store, request: Arc<DeletionRequest>) ->
     };
     let mut decision = decide::decide(&facts, ctx.now());
     let written = async {
-        let refused = act::act(&ctx, &facts, &decision.effects).await?;
+        let refused = act::act(&ctx, &store, &facts, &decision.effects).await?;
         decide::tell_refused(&facts, &mut decision, &refused, ctx.now());
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this

@@ -175,13 +175,13 @@ pub(super) fn status() -> GuardPolicy {
     .build()
 }
 
-/// The annotation by which a Site's reconcilers stand still.
+/// The annotation by which the reconcilers of a Site, or of an App, stand still.
 pub(super) fn restore_mark() -> GuardPolicy {
     Policy {
         name: policy::RESTORE_MARK,
         matches: &[Match {
             group: names::GROUP,
-            resources: &["sites", "sites/*"],
+            resources: &["sites", "sites/*", "apps", "apps/*"],
             operations: CREATE_UPDATE,
         }],
         variables: &[
@@ -193,14 +193,14 @@ pub(super) fn restore_mark() -> GuardPolicy {
             ("after", "object.metadata.?annotations.orValue({})"),
         ],
         checks: &[Check {
-            what: "The annotation `reprieve.dev/restore` of a Site",
+            what: "The annotation `reprieve.dev/restore` of a Site or an App",
             who: "the operator",
             allow: "variables.isOperator
                 || variables.before[?'$ANNOTATION_RESTORE'] == variables.after[?'$ANNOTATION_RESTORE']",
-            message: "the annotation that marks a Site as being restored is the operator's",
-            explain: "'the annotation $ANNOTATION_RESTORE of Site ' + request.name
-                + ' is set and removed by the operator only, for the time of a Restore. To restore a \
-                site, create a Restore: kubectl explain restore.spec'",
+            message: "the annotation that marks a Site or an App as being restored is the operator's",
+            explain: "'the annotation $ANNOTATION_RESTORE of ' + request.kind.kind + ' ' + request.name
+                + ' is set and removed by the operator only, for the time of a Restore. To restore \
+                one, create a Restore: kubectl explain restore.spec'",
         }],
     }
     .build()

@@ -14,6 +14,9 @@
 //! - `weaken`: DeletionPolicies.
 //! - `accounts`: the operator's account, and those by which Apps are applied.
 //!
+//! Beside the policies: the operator's own rights (`operator`), the roles of people (`roles`), and the
+//! operator's share of the API server (`flow`).
+//!
 //! To add a rule, add a [`Policy`](object::Policy) to one of them, a line to [`policies`], and
 //! lines to `tests/guard/table.rs`.
 
@@ -21,6 +24,7 @@ mod accounts;
 mod cel;
 mod compare;
 mod entities;
+mod flow;
 mod guide;
 mod kept;
 mod kinds;
@@ -34,6 +38,7 @@ mod static_form;
 mod weaken;
 
 pub use compare::{Difference, difference};
+pub use flow::operator_flow;
 pub use guide::guide;
 pub use object::{GuardKind, GuardObject, GuardPolicy, GuardRule};
 pub use operator::{Need, explained_rights, operator_needs, operator_rbac};

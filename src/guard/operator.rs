@@ -47,6 +47,12 @@ const RIGHTS: &[Right] = &[
         why: "the purge; the guard allows it only for what is being purged for a request",
     },
     Right {
+        groups: &["reprieve.dev"],
+        resources: &["backups"],
+        verbs: &["delete"],
+        why: "of a site's Backups the last three stay as objects, and none whose archive has expired",
+    },
+    Right {
         groups: &[""],
         resources: &["serviceaccounts"],
         verbs: &["impersonate"],

@@ -1,63 +1,107 @@
 //! The writes of a Restore: first every Site, then site by site.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::create;
 use super::decide::{Job, has_ended};
 use super::going;
+use super::index::Indexing;
 use super::living::{self, Places};
+use super::mark::Stages;
 use super::object::Maker;
-use super::plan::{self, Plan, failure};
+use super::plan::{Plan, failure};
 use super::prepare::Prepared;
-use super::site::{self, Attempt};
-use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, VerifiedSite, names};
+use super::site::{self, Attempt, Progress};
+use super::taken;
+use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, Time, names};
 use crate::cluster::discover::Kinds;
-use crate::cluster::form::ObjectKey;
 use crate::cluster::{Context, Result, describe};
-use crate::store::{Expected, Identity, Store};
+use crate::store::{ArchiveReader, Expected, Identity, RawEntry, Store, StoreError};
 
 /// How long a discovery may be reused within a Restore.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(30);
 
+/// How old it may be for a kind that is not in it.
+const KINDS_ASK_AGAIN: Duration = Duration::from_secs(2);
+
 /// What the sites of one Restore share.
 #[derive(Clone)]
 pub struct Work {
-    /// The way to the cluster.
+    /// The way to the cluster; its client is the one for mass work.
     pub ctx: Context,
     /// Where the archives lie.
     pub store: Store,
     /// Name of the Restore.
     pub restore: String,
+    /// UID of the Restore.
+    pub uid: String,
     /// When the Restore was created, as the API server writes it.
     pub begun: String,
+    /// The same as a time.
+    pub created: Time,
     /// What to do about what lives and is different.
     pub on_conflict: OnConflict,
-    /// The Sites that were given back, so that they are not asked for again.
-    pub released: Arc<Mutex<HashSet<String>>>,
+    /// Where each site under way stands.
+    pub stages: Stages,
 }
 
 impl Work {
-    pub(super) async fn plan(&self, job: &Job) -> Result<Plan, Attempt> {
+    /// Begins to read a site's archive.
+    pub(super) async fn open(&self, job: &Job) -> Result<ArchiveReader, Attempt> {
         let site =
-            Identity { name: job.name.clone(), uid: job.old_uid.clone(), id: job.id.clone() };
+            Identity { name: job.site().to_owned(), uid: job.old_uid.clone(), id: job.id.clone() };
         let expected = Expected { site, digest: Some(job.backup.digest.clone()) };
-        let fail = |reason, why| Attempt::Failed(vec![failure(&job.name, None, reason, why)]);
-        match self.store.load(&job.backup.location, expected).await {
-            Ok(archive) => plan::plan(archive, &job.name).ok_or_else(|| {
-                fail(Reason::ArchiveInvalid, "the Site is not in its own archive".to_owned())
-            }),
-            Err(error) if error.may_pass() => {
-                Err(Attempt::Waiting(Reason::StoreUnavailable, error.to_string()))
-            }
-            Err(error) => Err(fail(Reason::ArchiveInvalid, error.to_string())),
+        let reader = self.store.read(&job.backup.location, expected).await;
+        reader.map_err(|error| self.unreadable(job, &error))
+    }
+
+    /// What an archive that cannot be read means for its site.
+    pub(super) fn unreadable(&self, job: &Job, error: &StoreError) -> Attempt {
+        if error.may_pass() {
+            return Attempt::Waiting(Reason::StoreUnavailable, error.to_string());
         }
+        let why = error.to_string();
+        Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
+    }
+
+    /// Whether this is still the object that was read, and verified with its whole archive, first.
+    pub(super) fn check(&self, job: &Job, plan: &Plan, entry: &RawEntry) -> Result<(), Attempt> {
+        if plan.index.items.get(&entry.key).is_none_or(|item| item.is_of(entry)) {
+            return Ok(());
+        }
+        let why = "the archive was changed while it was restored from".to_owned();
+        Err(Attempt::Failed(vec![plan.notice(&entry.key, Reason::ArchiveInvalid, why)]))
+            .inspect_err(|_| tracing::warn!(site = job.name, "an archive was changed"))
+    }
+
+    /// Reads a site's archive to its end, and keeps what is needed to know it again. Nothing is
+    /// created of an archive that was not verified as a whole.
+    pub(super) async fn plan(&self, job: &Job) -> Result<Plan, Attempt> {
+        let mut reader = self.open(job).await?;
+        let mut indexing = Indexing::new(job.site());
+        while let Some(entry) =
+            reader.next_raw().await.map_err(|error| self.unreadable(job, &error))?
+        {
+            indexing.add(&entry);
+        }
+        let index = indexing.finish().ok_or_else(|| {
+            let why = "the Site is not in its own archive".to_owned();
+            Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
+        })?;
+        Ok(Plan::new(job.site(), Arc::new(index)))
+    }
+
+    /// Whether what lives and is different is left as it is.
+    pub(super) fn skips(&self) -> bool {
+        self.on_conflict == OnConflict::Skip
     }
 
     pub(super) async fn kinds(&self) -> Result<Arc<Kinds>, Attempt> {
@@ -65,15 +109,37 @@ impl Work {
         kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
     }
 
+    /// What the cluster serves, asked for again where a kind of this plan is missing: its definition
+    /// may have been installed a moment ago.
+    /// What the cluster serves, asked again if a kind of the plan seems to be missing: its
+    /// CustomResourceDefinition may have come a moment ago.
+    pub(super) async fn kinds_for(&self, plan: &Plan) -> Result<Arc<Kinds>, Attempt> {
+        let kinds = self.kinds().await?;
+        let served = |api_version: &str, kind: &str| kinds.find(api_version, kind).is_some();
+        if plan.items().all(|(key, item)| served(&item.api_version, &key.kind)) {
+            return Ok(kinds);
+        }
+        let kinds = self.ctx.kinds(KINDS_ASK_AGAIN).await;
+        kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
+    }
+
     pub(super) async fn places(&self, site: &Site, all: &[String]) -> Result<Places, Attempt> {
+        let live = self.namespaces(all).await?;
+        let place = |(name, live): (&String, _)| (name.clone(), living::place(site, name, live));
+        Ok(all.iter().zip(live).map(place).collect())
+    }
+
+    pub(super) async fn namespaces(
+        &self,
+        all: &[String],
+    ) -> Result<Vec<Option<Namespace>>, Attempt> {
         let api: Api<Namespace> = Api::all(self.ctx.client.clone());
-        let mut places = Places::new();
+        let mut found = vec![];
         for name in all {
             let live = api.get_opt(name).await;
-            let live = live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?;
-            places.insert(name.clone(), living::place(site, name, live));
+            found.push(live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?);
         }
-        Ok(places)
+        Ok(found)
     }
 
     pub(super) fn sites(&self) -> Api<Site> {
@@ -81,19 +147,15 @@ impl Work {
     }
 
     pub(super) fn maker<'a>(&'a self, kinds: &'a Kinds, since: &'a str) -> Maker<'a> {
-        Maker { client: &self.ctx.client, kinds, restore: &self.restore, since }
+        let own = Mutex::default();
+        Maker { client: &self.ctx.client, kinds, restore: &self.restore, since, own }
     }
 
     pub(super) async fn live(&self, job: &Job) -> Result<Option<Site>, Attempt> {
         self.sites()
-            .get_opt(&job.name)
+            .get_opt(job.site())
             .await
             .map_err(|error| Attempt::Waiting(Reason::Progressing, describe(&error)))
-    }
-
-    /// What this very Restore has verified and, perhaps, not yet released.
-    pub(super) fn verified_before(&self, job: &Job, live: &Site) -> Option<VerifiedSite> {
-        job.verified.clone().filter(|v| Some(&v.uid) == live.meta().uid.as_ref())
     }
 
     /// Whether a Site that is there may be worked on: by its identity and its state, and only if no
@@ -126,26 +188,35 @@ impl Work {
     }
 
     /// One attempt at a site: create what is missing, unless that was done, then read it back.
-    /// `created` has, once that was done, the objects that were left as they are.
     pub async fn attempt(
         &self,
         job: &Job,
         prepared: &Prepared,
-        created: &mut Option<HashSet<ObjectKey>>,
+        progress: &mut Progress,
         done: &AtomicI64,
     ) -> (Attempt, Vec<RestoreFailure>) {
-        let mut notices = vec![];
-        let attempt = self.try_attempt(job, prepared, created, done, &mut notices).await;
-        (attempt.unwrap_or_else(|attempt| attempt), notices)
+        let mut plan = match progress.index.clone() {
+            Some(index) => Plan::new(job.site(), index),
+            None => match self.plan(job).await {
+                Ok(plan) => plan,
+                Err(attempt) => return (attempt, vec![]),
+            },
+        };
+        progress.index = Some(plan.index.clone());
+        let attempt = match &job.app {
+            Some(part) => self.attempt_app(job, part, progress, done, &mut plan).await,
+            None => self.try_attempt(job, prepared, progress, done, &mut plan).await,
+        };
+        (attempt.unwrap_or_else(|attempt| attempt), plan.notices)
     }
 
     async fn try_attempt(
         &self,
         job: &Job,
         prepared: &Prepared,
-        created: &mut Option<HashSet<ObjectKey>>,
+        progress: &mut Progress,
         done: &AtomicI64,
-        notices: &mut Vec<RestoreFailure>,
+        plan: &mut Plan,
     ) -> Result<Attempt, Attempt> {
         let live = self.live(job).await?.ok_or_else(|| {
             let why = "the Site was deleted while it was being restored".to_owned();
@@ -156,8 +227,7 @@ impl Work {
             let why = "the mark of this Restore was taken off the Site".to_owned();
             return Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]));
         }
-        let mut plan = self.plan(job).await?;
-        let kinds = self.kinds().await?;
+        let kinds = self.kinds_for(plan).await?;
         let mut since =
             json!(live.meta().creation_timestamp).as_str().unwrap_or_default().to_owned();
         let mut places = Places::new();
@@ -168,50 +238,25 @@ impl Work {
         if let Some(before) = living::recorded(&live) {
             plan.kept = Some(living::kept(&places));
             plan.before.clone_from(before);
-            self.add_late(job, &live, &mut plan).await?;
+            self.add_late(job, &live, plan).await?;
             since.clone_from(&self.begun);
         }
         let maker = self.maker(&kinds, &since);
-        if created.is_none() {
-            self.tell_site(job, "Creating", 0, prepared.total).await;
-            going::let_go(self, &maker, job, &plan, &places).await?;
-            let result = site::create(
-                &maker,
-                job,
-                &mut plan,
-                !prepared.fresh,
-                self.on_conflict == OnConflict::Skip,
-                done,
-            )
-            .await;
-            notices.clone_from(&plan.notices);
-            *created = Some(result?);
-            self.tell_site(job, "Verifying", done.load(Ordering::Relaxed), prepared.total).await;
+        if progress.created.is_none() {
+            self.stages.set(&job.name, "Creating");
+            going::let_go(self, &maker, job, plan, &places).await?;
+            taken::take_in(self, &maker, job, plan, &places).await?;
+            let seen =
+                if prepared.fresh { HashMap::new() } else { site::seen(&maker, plan).await? };
+            let made = create::create(self, &maker, job, plan, &seen, done).await?;
+            progress.created = Some(made);
+            self.stages.set(&job.name, "Verifying");
         }
-        let left = created.clone().unwrap_or_default();
-        let attempt = site::verify(&maker, job, &mut plan, &left).await;
-        *notices = plan.notices;
-        if let Attempt::Waiting(Reason::WaitingForReady, _) = &attempt {
-            let there = done.load(Ordering::Relaxed);
-            self.tell_site(job, "WaitingForReady", there, prepared.total).await;
+        let made = progress.created.clone().unwrap_or_default();
+        let attempt = site::verify(self, &maker, job, plan, &made).await;
+        if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
+            self.stages.set(&job.name, "WaitingForReady");
         }
-        Ok(attempt)
-    }
-
-    /// Says on the Site itself where it stands. For people: a failure is only logged.
-    pub(super) async fn tell_site(&self, job: &Job, stage: &str, done: i64, total: i64) {
-        let restore = json!({
-            "restoreRef": { "name": self.restore }, "stage": stage,
-            "objectsDone": done, "objectsTotal": total,
-        });
-        if let Err(error) = self.patch_status(job, restore).await {
-            tracing::warn!(site = job.name, %error, "cannot tell a Site where its restore stands");
-        }
-    }
-
-    async fn patch_status(&self, job: &Job, restore: Value) -> kube::Result<Site> {
-        let patch = json!({ "status": { "restore": restore } });
-        let patch = Patch::Merge(&patch);
-        self.sites().patch_status(&job.name, &PatchParams::default(), &patch).await
+        attempt
     }
 }

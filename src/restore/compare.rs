@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::rewrite::is_ours;
 use crate::api::names;
 use crate::cluster::form::archived_form;
 
@@ -12,6 +13,8 @@ use crate::cluster::form::archived_form;
 pub struct Difference {
     /// The field, as in `spec.replicas`.
     pub path: String,
+    /// The steps to the field: a key of a label or of data can hold a dot.
+    steps: Vec<String>,
     /// How it comes.
     pub cause: Cause,
 }
@@ -23,6 +26,8 @@ pub enum Cause {
     Manager(String),
     /// The cluster has assigned another address or volume.
     Reassigned,
+    /// A policy or a webhook of the cluster changes every such object when it is created.
+    Admission,
     /// Nobody can tell: the object is not equal.
     Unexplained,
 }
@@ -31,6 +36,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Manager(manager) => write!(f, "{} (by {manager})", self.path),
+            Cause::Admission => write!(f, "{} (by a policy of the cluster)", self.path),
             Cause::Reassigned | Cause::Unexplained => f.write_str(&self.path),
         }
     }
@@ -47,9 +53,24 @@ pub fn differences(expected: &Value, live: &Value) -> Vec<Difference> {
         } else {
             other_manager(live, &path).map_or(Cause::Unexplained, Cause::Manager)
         };
-        Difference { path: path.join("."), cause }
+        Difference { path: path.join("."), steps: path, cause }
     };
     paths.into_iter().map(explain).collect()
+}
+
+/// Explains what nobody could explain by what the cluster makes of such an object when it is
+/// created now.
+pub fn explain_by_admission(found: &mut [Difference], live: &Value, created_now: &Value) {
+    let (live, now) = (archived_form(live.clone()), archived_form(created_now.clone()));
+    for difference in found.iter_mut().filter(|d| d.cause == Cause::Unexplained) {
+        if at(&live, &difference.steps) == at(&now, &difference.steps) {
+            difference.cause = Cause::Admission;
+        }
+    }
+}
+
+fn at<'a>(object: &'a Value, steps: &[String]) -> Option<&'a Value> {
+    steps.iter().try_fold(object, |place, step| place.get(step))
 }
 
 /// Lists are one field: who changes one item of them has changed the list.
@@ -70,13 +91,18 @@ fn walk(expected: &Value, live: &Value, path: &mut Vec<String>, found: &mut Vec<
     }
 }
 
-/// The manager, other than this operator, that owns the field or something around it.
+/// The manager, other than this operator, that has written the field or something around it since
+/// the object was created. An entry without a time was put back by a restore, and nobody has written
+/// as that manager since: the API server gives every write a time, but for those through `/scale`
+/// (tried), whose entries are not put back.
 fn other_manager(live: &Value, path: &[String]) -> Option<String> {
     let entries = live["metadata"]["managedFields"].as_array()?;
     entries
         .iter()
         .filter(|entry| {
-            entry["manager"] != names::FIELD_MANAGER && entry["subresource"] != "status"
+            entry["manager"] != names::FIELD_MANAGER
+                && entry["subresource"] != "status"
+                && !was_put_back(entry)
         })
         .find(|entry| owns(&entry["fieldsV1"], path))
         .and_then(|entry| entry["manager"].as_str().map(str::to_owned))
@@ -101,13 +127,21 @@ fn owns(fields: &Value, path: &[String]) -> bool {
 /// in it came after. `since` is an RFC 3339 time in UTC, as the API server writes it.
 pub fn created_by_us(live: &Value, since: &str) -> bool {
     let made = live["metadata"]["creationTimestamp"].as_str().unwrap_or_default();
-    let entries = live["metadata"]["managedFields"].as_array();
-    made >= since
-        && entries.into_iter().flatten().any(|entry| {
-            entry["manager"] == names::FIELD_MANAGER
-                && entry["operation"] == "Update"
-                && entry["subresource"].is_null()
-        })
+    made >= since && entries(live).any(|entry| is_ours(entry) || was_put_back(entry))
+}
+
+/// Whether this operator has created the object, and its field owners are still to be put back.
+pub fn lacks_field_owners(live: &Value) -> bool {
+    entries(live).any(is_ours) && !entries(live).any(was_put_back)
+}
+
+/// Whether a restore has put this field owner back, see [`super::rewrite::field_owners`].
+fn was_put_back(entry: &Value) -> bool {
+    entry["time"].is_null() && entry["subresource"].is_null()
+}
+
+fn entries(live: &Value) -> impl Iterator<Item = &Value> {
+    live["metadata"]["managedFields"].as_array().into_iter().flatten()
 }
 
 /// Whether there is nothing in the object but its name: what a controller makes by itself.
@@ -177,12 +211,14 @@ mod tests {
     #[test]
     fn whose_doing_a_difference_is() {
         let scaled = json!([{"manager": "hpa", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
+        let put_back = json!([{"manager": "flux", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
         let own = json!([{"manager": "reprieve", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
         let (two, three) = (json!({"replicas": 2}), json!({"replicas": 3}));
         let rows = [
             (two.clone(), json!([]), None),
             (three.clone(), scaled, Some(Cause::Manager("hpa".into()))),
             (three.clone(), own, Some(Cause::Unexplained)),
+            (three.clone(), put_back, Some(Cause::Unexplained)),
             (three, json!([]), Some(Cause::Unexplained)),
             (json!({"replicas": 2, "more": 1}), json!([]), Some(Cause::Unexplained)),
             (json!({}), json!([]), Some(Cause::Unexplained)),
@@ -191,6 +227,20 @@ mod tests {
             let found = differences(&expected(two.clone()), &live(spec, managed));
             assert_eq!(found.into_iter().next().map(|d| d.cause), cause);
         }
+    }
+
+    #[test]
+    fn what_the_cluster_adds_to_all_such_objects() {
+        let of = |labels: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": labels}});
+        let (plain, injected) = (of(json!({"a": "b"})), of(json!({"a": "b", "x.y/z": "1"})));
+        let cause = |live: &Value, now: &Value| {
+            let mut found = differences(&plain, live);
+            explain_by_admission(&mut found, live, now);
+            found.into_iter().map(|d| d.cause).collect::<Vec<_>>()
+        };
+        assert_eq!(cause(&injected, &injected), [Cause::Admission]);
+        assert_eq!(cause(&injected, &plain), [Cause::Unexplained]);
+        assert_eq!(cause(&of(json!({})), &plain), [Cause::Unexplained]);
     }
 
     #[test]
@@ -207,12 +257,17 @@ mod tests {
 
     #[test]
     fn who_made_it() {
-        let own = json!([{"manager": "reprieve", "operation": "Update"}]);
+        let own = json!([{"manager": "reprieve", "operation": "Update", "time": "t"}]);
         let object = live(json!({}), own);
         assert!(created_by_us(&object, "2026-11-22T16:00:00Z"));
         assert!(!created_by_us(&object, "2026-11-22T18:00:00Z"));
-        let applied = json!([{"manager": "reprieve", "operation": "Apply"}]);
+        assert!(lacks_field_owners(&object));
+        let applied = json!([{"manager": "reprieve", "operation": "Apply", "time": "t"}]);
         assert!(!created_by_us(&live(json!({}), applied), "2026-11-22T16:00:00Z"));
+        // Whose field owners were put back was made by a restore as well.
+        let put_back = live(json!({}), json!([{"manager": "flux", "operation": "Apply"}]));
+        assert!(created_by_us(&put_back, "2026-11-22T16:00:00Z"));
+        assert!(!lacks_field_owners(&put_back));
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "a", "uid": "u"}});
         assert!(is_bare(&account));
         let mut kept = account;

@@ -9,6 +9,9 @@ use crate::api::{
 };
 use crate::cluster::Note;
 
+use super::catalogue::Unchosen;
+use super::choose::Choice;
+use super::part::AppPart;
 use super::source::{self, Source};
 
 /// What a decision about a Restore is made from.
@@ -20,6 +23,17 @@ pub struct Facts {
     pub request: Option<DeletionRequest>,
     /// The Backups that it names, in that order; None: it is not there.
     pub backups: Vec<(String, Option<Backup>)>,
+    /// What it takes from the store's catalogue, if it does.
+    pub choice: Option<Result<Choice, Unchosen>>,
+    /// What came of the DeletionPolicies, where they are restored too.
+    pub policies: Vec<RestoreFailure>,
+}
+
+impl Facts {
+    /// Of a Restore that names nothing else.
+    pub fn of(restore: Restore) -> Self {
+        Self { restore, request: None, backups: vec![], choice: None, policies: vec![] }
+    }
 }
 
 /// What to do.
@@ -47,8 +61,17 @@ pub struct Job {
     pub id: String,
     /// From where.
     pub backup: PlanBackup,
-    /// What was verified before, in this very Restore.
+    /// What was verified before, in this very Restore, and does not say so itself.
     pub verified: Option<VerifiedSite>,
+    /// Only this App of the site, which lives; then `name` is the App's, as `namespace/name`.
+    pub app: Option<AppPart>,
+}
+
+impl Job {
+    /// Name of the Site whose archive it is.
+    pub fn site(&self) -> &str {
+        self.app.as_ref().map_or(&self.name, |part| &part.site)
+    }
 }
 
 /// How a site of a Restore stands.
@@ -73,7 +96,7 @@ pub enum Phase {
     Queued,
     /// Begun; it waits for this, if it waits.
     Restoring(Option<(Reason, String)>),
-    /// Read back and equal.
+    /// Read back and equal, and given back.
     Verified(VerifiedSite),
     /// It cannot be restored by this Restore.
     Failed(Vec<RestoreFailure>),
@@ -119,11 +142,6 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
     }
 }
 
-/// The order in which sites come back: the higher priority first, then by name.
-pub fn order(sites: &mut [(i32, String)]) {
-    sites.sort_by(|(a, x), (b, y)| b.cmp(a).then_with(|| x.cmp(y)));
-}
-
 /// What to say of a Restore whose sites stand so.
 pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
     let old = facts.restore.status.clone().unwrap_or_default();
@@ -132,6 +150,7 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
         conditions: old.conditions.clone(),
         start_time: old.start_time.or(Some(now)),
         verified_sites: old.verified_sites.clone(),
+        notices: source::notices(facts),
         ..Default::default()
     };
     let mut counts = SiteCounts { total: len(sites), ..Default::default() };
@@ -151,7 +170,10 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
             }
             Phase::Verified(verified) => {
                 counts.verified += 1;
-                if !status.verified_sites.iter().any(|v| v.name == verified.name) {
+                // A Site says itself which Restore has verified it; it has namespaces.
+                let says_so = !verified.namespaces.is_empty();
+                let known = status.verified_sites.iter().any(|v| v.name == verified.name);
+                if !says_so && !known {
                     status.verified_sites.push(verified.clone());
                 }
             }
@@ -168,9 +190,11 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
     if old.start_time.is_none() {
         let note = format!("sites: {}, objects: {}", counts.total, objects.total);
         notes.push(Note::normal(Reason::Restoring, note));
+        notes.extend(source::notes(facts));
     }
     notes.extend(new_failures(&old, &status));
     let progress = format!("{} of {} sites verified", counts.verified, counts.total);
+    let cancelled = facts.restore.spec.cancel;
     let ended = counts.queued == 0 && counts.restoring == 0;
     let conditions = &mut status.conditions;
     let generation = facts.restore.metadata.generation;
@@ -181,7 +205,8 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
             let first = status.failures.first().map(in_words).unwrap_or_default();
             let message =
                 format!("{progress}, {} failed: see status.failures; {first}", counts.failed);
-            (Reason::PartiallyFailed, message)
+            let reason = if cancelled { Reason::CancelledByUser } else { Reason::PartiallyFailed };
+            (reason, message)
         };
         end(conditions, counts.failed == 0, reason, &message, generation, now);
         status.completion_time = old.completion_time.or(Some(now));

@@ -6,7 +6,6 @@
 use kube::ResourceExt;
 
 use super::act::Work;
-use super::compare::differences;
 use super::decide::Job;
 use super::living::{self, Place, Places};
 use super::object::Maker;
@@ -15,7 +14,7 @@ use super::site::Attempt;
 use crate::api::{NamespaceRef, Reason, names};
 use crate::cluster::collect::{Freshness, ObjectState, list};
 use crate::cluster::describe;
-use crate::cluster::form::{ObjectKey, archived_form, object_digest};
+use crate::cluster::form::{ObjectKey, archived_form, field_owners, object_digest};
 use crate::store::Entry;
 
 /// Lets go of what holds the namespaces that are being deleted, and waits until they are gone. Ok:
@@ -73,13 +72,13 @@ async fn apps_of(
             .as_array()
             .is_some_and(|all| all.iter().any(|f| f == names::FINALIZER));
         let Some(key) = ObjectKey::of(&app).filter(|_| held) else { continue };
-        let archived = plan.objects.iter().find(|wanted| wanted.key == key);
-        if archived.is_some_and(|wanted| differences(&wanted.expected, &app).is_empty()) {
+        if plan.is_equal(&key, app.clone(), true) {
             maker.let_go(kind, &key, &app).await.map_err(|error| waiting(describe(&error)))?;
         } else if plan.recorded(namespace) {
+            let owners = field_owners(&app);
             let object = archived_form(app);
             let digest = object_digest(&object);
-            late.push(Entry { key, digest, state: ObjectState::NotReady, object });
+            late.push(Entry { key, digest, state: ObjectState::NotReady, object, owners });
         } else {
             let why = "its namespace is being deleted, and it is not in the backup as it is now: it is kept, because nothing else has it";
             failures.push(failure(&job.name, Some(&app), Reason::Conflict, why.to_owned()));

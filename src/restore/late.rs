@@ -38,7 +38,7 @@ impl Work {
                 continue;
             }
             for entry in self.late(job, &namespace.uid).await? {
-                plan.replace(&job.name, entry);
+                plan.replace(entry);
             }
         }
         Ok(())
@@ -74,8 +74,9 @@ impl Work {
             backup: format!("recorded for the Restore {}", self.restore),
             site: identity(job, uid),
             time: self.ctx.now(),
+            resource_version: None,
         };
-        let mut writer = self.store.write(&location, &header)?;
+        let mut writer = self.store.rewrite(&location, &header)?;
         for entry in all {
             if let Err(error) = writer.add(entry).await {
                 writer.abort().await;

@@ -33,9 +33,33 @@ pub fn recorded(site: &Site) -> Option<&Vec<NamespaceRef>> {
     Some(&status.namespaces).filter(|namespaces| !namespaces.is_empty())
 }
 
-/// Whether this Site lived before it was restored, in what it has left.
+/// Whether this Site was there before it was restored, in what it has left. One that GitOps has made
+/// anew has nothing left.
 pub fn lives(site: &Site) -> bool {
     recorded(site).is_some()
+}
+
+/// What a restore notes on an unmarked Site that is there: what it has recorded, if only nothing.
+pub fn to_note(site: &Site) -> Option<Vec<NamespaceRef>> {
+    if is_marked(site) {
+        return recorded(site).cloned();
+    }
+    Some(recorded(site).cloned().unwrap_or_default())
+}
+
+/// Why a Site that is there and has never had anything here is not taken for the one that was lost,
+/// where it is not.
+pub fn keeps_to_itself(site: &Site, namespaces: &[Option<Namespace>]) -> Option<&'static str> {
+    let anew = site.annotations().get(names::ANNOTATION_START_EMPTY);
+    if anew.is_some_and(|value| value == "true") {
+        return Some("the Site was told to begin anew, by its annotation reprieve.dev/start-empty");
+    }
+    let own = |namespace: &Option<Namespace>| {
+        namespace.as_ref().is_some_and(|live| {
+            live.metadata.deletion_timestamp.is_none() && belongs_to(live, &site.name_any())
+        })
+    };
+    namespaces.iter().all(own).then_some("the Site lives and has all its namespaces")
 }
 
 /// Whether a Restore works on this Site.
@@ -62,7 +86,7 @@ pub fn kept(places: &Places) -> BTreeSet<String> {
 
 /// Why nothing of this Site is restored from that backup, whatever it has lost.
 pub fn refusal(site: &Site, job: &Job) -> Option<(Reason, String)> {
-    let name = &job.name;
+    let name = job.site();
     if site.spec.id != job.id {
         let message = format!(
             "the Site {name} lives and has the id {}; the backup is of the id {}: a backup is only ever restored into its own site",
@@ -155,6 +179,32 @@ mod tests {
     }
 
     #[test]
+    fn a_site_that_gitops_made_anew() {
+        let empty = site("site-1", json!({}));
+        let own = |owner: &str| {
+            Some(namespace(
+                json!({"name": "acme", "uid": "n", "labels": {"reprieve.dev/site": owner}}),
+            ))
+        };
+        assert_eq!(keeps_to_itself(&empty, &[None, own("acme")]), None);
+        assert_eq!(keeps_to_itself(&empty, &[own("other"), own("acme")]), None);
+        assert!(keeps_to_itself(&empty, &[own("acme"), own("acme")]).is_some());
+        let mut told = empty.clone();
+        let anew = (names::ANNOTATION_START_EMPTY.to_owned(), "true".to_owned());
+        told.metadata.annotations = Some([anew].into());
+        assert!(keeps_to_itself(&told, &[None, None]).unwrap().contains("begin anew"));
+
+        // What is noted of it stays, whoever goes on: nothing lived, and nothing of it is kept.
+        assert_eq!(to_note(&empty), Some(vec![]));
+        let mut marked = empty.clone();
+        marked.metadata.annotations = Some([(names::ANNOTATION_RESTORE.into(), "r".into())].into());
+        assert_eq!(to_note(&marked), None, "a restore has made it");
+        let restore = json!({"restoreRef": {"name": "r"}, "stage": "Queued", "objectsDone": 0, "objectsTotal": 0, "before": []});
+        marked.status = serde_json::from_value(json!({ "restore": restore })).unwrap();
+        assert_eq!((lives(&marked), to_note(&marked)), (true, Some(vec![])));
+    }
+
+    #[test]
     fn what_is_recorded_at_the_end() {
         let all = |of: Value| serde_json::from_value::<Vec<NamespaceRef>>(of).unwrap();
         let old = json!([{"name": "acme", "uid": "a"}, {"name": "acme-jobs", "uid": "j"}]);
@@ -180,6 +230,7 @@ mod tests {
                 keep_until_time: None,
             },
             verified: None,
+            app: None,
         };
         let deletion = |phase: &str| json!({"deletion": {"requestRef": {"name": "r"}, "requestUid": "u", "phase": phase}});
         let rows = [

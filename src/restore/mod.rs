@@ -4,38 +4,57 @@
 //! This room must not overwrite or delete anything that lives.
 
 mod act;
+mod apps;
+mod budget;
+mod catalogue;
+mod choose;
 mod compare;
+mod create;
 pub mod decide;
+mod gate;
 mod going;
+mod index;
 mod late;
 mod living;
 mod mark;
+mod memory;
 mod object;
 mod observe;
+mod orphans;
+mod owners;
+mod part;
 mod plan;
+mod policies;
 mod prepare;
+mod queue;
 mod rewrite;
 mod run;
 mod site;
 mod source;
+mod taken;
+mod volume;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{ObjectRef, Store as Seen};
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
-use crate::api::Restore;
-use crate::cluster::{Context, Error, Result, Shutdown, drive, write_status};
+use crate::api::{Restore, Time};
+use crate::cluster::metrics::{AtStage, State};
+use crate::cluster::{Context, Result, Shutdown, drive, write_status};
 use crate::store::Store;
 use act::Work;
 use decide::{Decision, Facts, Job, Phase, Standing, Step};
-use run::Memories;
+use gate::Gate;
+use memory::Memories;
+use run::Course;
 
 /// How long one look at a Restore may begin new sites.
 const SLICE: Duration = Duration::from_secs(300);
@@ -43,52 +62,77 @@ const SLICE: Duration = Duration::from_secs(300);
 const TIMEOUT: Duration = Duration::from_secs(1200);
 
 /// What is remembered of each Restore, by UID. It saves work and is never relied on.
-type Remembered = Arc<Mutex<HashMap<String, Arc<Mutex<Memories>>>>>;
+type Remembered = Arc<Mutex<HashMap<String, Kept>>>;
+
+/// What is remembered of one Restore.
+#[derive(Clone, Default)]
+struct Kept {
+    name: String,
+    memories: Arc<Mutex<Memories>>,
+    standings: Arc<std::sync::Mutex<Vec<Standing>>>,
+}
+
+/// What the reconciliations share.
+#[derive(Clone)]
+struct Room {
+    ctx: Context,
+    store: Store,
+    remembered: Remembered,
+    /// The Restores as the watch shows them.
+    seen: Seen<DeserializeGuard<Restore>>,
+}
 
 /// Runs the room until shutdown.
 pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     let restores: Api<DeserializeGuard<Restore>> = Api::all(ctx.client.clone());
     let controller = Controller::new(restores, watcher::Config::default());
-    let context = ctx.clone();
-    let remembered = Remembered::default();
-    drive("restore", controller, ctx, TIMEOUT, down, move |restore| {
-        reconcile(context.clone(), store.clone(), remembered.clone(), restore)
-    })
-    .await;
+    let seen = controller.store();
+    let room = Room { ctx: ctx.clone(), store, remembered: Remembered::default(), seen };
+    let orphans = orphans::run(room.clone(), down.clone());
+    let restores = drive("restore", controller, ctx, TIMEOUT, down, move |restore| {
+        reconcile(room.clone(), restore)
+    });
+    tokio::join!(restores, orphans);
 }
 
-async fn reconcile(
-    ctx: Context,
-    store: Store,
-    remembered: Remembered,
-    restore: Arc<Restore>,
-) -> Result<Action> {
+async fn reconcile(room: Room, restore: Arc<Restore>) -> Result<Action> {
+    let ctx = &room.ctx;
     let uid = restore.uid().unwrap_or_default();
-    let Some(mut facts) = observe::observe(&ctx, &restore.name_any()).await? else {
-        remembered.lock().await.remove(&uid);
+    let Some(mut facts) = observe::observe(ctx, &room.store, &restore.name_any()).await? else {
         return Ok(Action::await_change());
     };
     let (jobs, failed) = match decide::decide(&facts, ctx.now()) {
         Step::Report(decision) => {
-            write(&ctx, &mut facts, &decision).await?;
+            write(ctx, &mut facts, &decision).await?;
+            if decision.requeue.is_none() {
+                room.forget(&uid).await;
+            }
             return Ok(next(&decision));
         }
         Step::Work { jobs, failed } => (jobs, failed),
     };
-    let memories = remembered.lock().await.entry(uid.clone()).or_default().clone();
-    let mut memories = memories.lock().await;
+    let kept = room.remember(&uid, &restore.name_any()).await;
+    let mut memories = kept.memories.lock().await;
     let begun = json!(facts.restore.metadata.creation_timestamp);
+    let created = facts.restore.metadata.creation_timestamp.as_ref().map(Time::from);
+    let mut mass = ctx.clone();
+    mass.client = ctx.bulk.clone();
     let work = Work {
-        ctx: ctx.clone(),
-        store,
+        ctx: mass,
+        store: room.store.clone(),
         restore: facts.restore.name_any(),
+        uid: uid.clone(),
         begun: begun.as_str().unwrap_or_default().to_owned(),
+        created: created.unwrap_or_else(|| ctx.now()),
         on_conflict: facts.restore.spec.on_conflict,
-        released: Arc::default(),
+        stages: mark::Stages::default(),
     };
-    let decision = go_on(&work, &mut facts, &Wanted { jobs, failed }, &mut memories).await?;
+    let wanted = Wanted { jobs, failed };
+    let decision = room.go_on(&work, &mut facts, &wanted, &kept, &mut memories).await?;
+    drop(memories);
+    let Some(decision) = decision else { return Ok(Action::await_change()) };
     if decision.requeue.is_none() {
-        remembered.lock().await.remove(&uid);
+        room.forget(&uid).await;
     }
     Ok(next(&decision))
 }
@@ -112,66 +156,143 @@ impl Wanted {
     }
 }
 
-/// One attempt at every site that is not done, with its progress written down.
-async fn go_on(
-    work: &Work,
-    facts: &mut Facts,
-    wanted: &Wanted,
-    memories: &mut Memories,
-) -> Result<Decision> {
-    let jobs = &wanted.jobs;
-    run::prepare(work, jobs, memories).await;
-    tell(work, facts, wanted, run::standings(jobs, memories)).await?;
-    let parallelism = usize::try_from(facts.restore.spec.parallelism).unwrap_or(1);
-    let (sender, mut receiver) = watch::channel(vec![]);
-    let telling = async {
-        while receiver.changed().await.is_ok() {
-            let standings = receiver.borrow_and_update().clone();
-            // What could not be written now is written at the end, or decided again.
-            if let Err(error) = tell(work, facts, wanted, standings).await {
-                tracing::warn!(restore = work.restore, %error, "cannot write progress");
+impl Room {
+    async fn remember(&self, uid: &str, name: &str) -> Kept {
+        let mut all = self.remembered.lock().await;
+        let kept = all.entry(uid.to_owned()).or_default();
+        name.clone_into(&mut kept.name);
+        kept.clone()
+    }
+
+    async fn forget(&self, uid: &str) {
+        self.remembered.lock().await.remove(uid);
+        self.count().await;
+    }
+
+    /// What happened to this Restore, if it is to stop.
+    fn stops(&self, name: &str, uid: &str) -> Option<&'static str> {
+        let live = self.seen.get(&ObjectRef::new(name));
+        let live = live.filter(|live| {
+            live.uid().as_deref() == Some(uid)
+                && Resource::meta(&**live).deletion_timestamp.is_none()
+        });
+        let Some(live) = live else { return Some("deleted") };
+        live.0.as_ref().is_ok_and(|restore| restore.spec.cancel).then_some("cancelled")
+    }
+
+    /// One attempt at every site that is not done, with its progress written down. None: the
+    /// Restore is gone.
+    async fn go_on(
+        &self,
+        work: &Work,
+        facts: &mut Facts,
+        wanted: &Wanted,
+        kept: &Kept,
+        memories: &mut Memories,
+    ) -> Result<Option<Decision>> {
+        if facts.restore.spec.source.store.is_some() {
+            facts.policies = policies::bring_back(work).await?;
+        }
+        if facts.restore.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
+            // What is missing in the cluster is told before anything is created in it.
+            self.tell(facts, wanted, kept, memory::standings(&wanted.jobs, memories)).await?;
+        }
+        let gate = Gate::default();
+        let mut gated = work.clone();
+        gated.ctx.client = gate.client(&work.ctx.client);
+        let parallelism = usize::try_from(facts.restore.spec.parallelism).unwrap_or(1);
+        let stop = || self.stops(&work.restore, &work.uid);
+        let (told, mut receiver) = watch::channel(vec![]);
+        let telling = async {
+            while receiver.changed().await.is_ok() {
+                let standings = receiver.borrow_and_update().clone();
+                // What could not be written now is written at the end, or decided again.
+                if let Err(error) = self.tell(facts, wanted, kept, standings).await {
+                    tracing::warn!(restore = work.restore, %error, "cannot write progress");
+                }
+            }
+        };
+        let course = async {
+            let mut course = Course {
+                work,
+                gated: &gated,
+                jobs: &wanted.jobs,
+                memories: &mut *memories,
+                gate: &gate,
+                stop: &stop,
+                told,
+                last: Instant::now(),
+            };
+            course.run(parallelism, SLICE).await
+        };
+        let (result, ()) = tokio::join!(course, telling);
+        result?;
+        if gate.is_closed() {
+            // What it says now: cancelled, or gone.
+            let Some(now) = observe::observe(&self.ctx, &self.store, &work.restore).await? else {
+                return Ok(None);
+            };
+            if now.restore.uid().as_deref() != Some(&work.uid) {
+                return Ok(None);
+            }
+            facts.restore = now.restore;
+        }
+        self.tell(facts, wanted, kept, memory::standings(&wanted.jobs, memories)).await.map(Some)
+    }
+
+    /// Writes down how the sites stand.
+    async fn tell(
+        &self,
+        facts: &mut Facts,
+        wanted: &Wanted,
+        kept: &Kept,
+        standings: Vec<Standing>,
+    ) -> Result<Decision> {
+        let standings = wanted.standings(standings);
+        let decision = decide::report(facts, &standings, self.ctx.now());
+        *kept.standings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = standings;
+        self.count().await;
+        write(&self.ctx, facts, &decision).await?;
+        Ok(decision)
+    }
+
+    /// Tells the metrics of everything that is under way.
+    async fn count(&self) {
+        let mut sites: HashMap<&'static str, i64> = HashMap::new();
+        let mut restores = HashMap::from([("waiting", 0), ("running", 0)]);
+        for stage in ["queued", "restoring", "waiting", "verified", "failed"] {
+            sites.insert(stage, 0);
+        }
+        let all = self.remembered.lock().await;
+        for live in self.seen.state() {
+            let Ok(restore) = &live.0 else { continue };
+            if !decide::has_ended(restore.status.as_ref()) {
+                let runs = restore.uid().is_some_and(|uid| all.contains_key(&uid));
+                *restores.entry(if runs { "running" } else { "waiting" }).or_default() += 1;
             }
         }
-    };
-    tokio::join!(run::attempt_all(work, jobs, memories, parallelism, SLICE, sender), telling);
-    tell(work, facts, wanted, run::standings(jobs, memories)).await
-}
-
-/// Writes down how the sites stand; then, and only then, gives back those that are verified, and
-/// those that live and could not be restored.
-async fn tell(
-    work: &Work,
-    facts: &mut Facts,
-    wanted: &Wanted,
-    standings: Vec<Standing>,
-) -> Result<Decision> {
-    let standings = wanted.standings(standings);
-    let decision = decide::report(facts, &standings, work.ctx.now());
-    let ended = decision.requeue.is_none();
-    if decide::has_ended(facts.restore.status.as_ref()) {
-        return Ok(decision);
+        for kept in all.values() {
+            let standings =
+                kept.standings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for standing in standings.iter() {
+                let stage = match &standing.phase {
+                    Phase::Queued => "queued",
+                    Phase::Restoring(None) => "restoring",
+                    Phase::Restoring(Some(_)) => "waiting",
+                    Phase::Verified(_) => "verified",
+                    Phase::Failed(_) => "failed",
+                };
+                *sites.entry(stage).or_default() += 1;
+            }
+        }
+        let metrics = &self.ctx.metrics;
+        for (state, number) in restores {
+            metrics.restores.get_or_create(&State { state }).set(number);
+        }
+        for (stage, number) in sites {
+            metrics.restore_sites.get_or_create(&AtStage { stage }).set(number);
+        }
     }
-    let mut before = decision.clone();
-    if ended {
-        // The end is said after everything was given back: a crash in between must find it open.
-        before.notes.clear();
-        before.status.completion_time = None;
-        let old = facts.restore.status.as_ref().map(|s| s.conditions.clone());
-        before.status.conditions = old.unwrap_or_default();
-    }
-    write(&work.ctx, facts, &before).await?;
-    for (job, standing) in wanted.jobs.iter().zip(&standings) {
-        let released = match &standing.phase {
-            Phase::Verified(verified) => work.release(job, verified).await,
-            Phase::Failed(_) => work.give_up(job).await,
-            Phase::Queued | Phase::Restoring(_) => Ok(()),
-        };
-        released.map_err(|e| Error::answer(format!("release the Site {}", job.name), e))?;
-    }
-    if ended {
-        write(&work.ctx, facts, &decision).await?;
-    }
-    Ok(decision)
 }
 
 async fn write(ctx: &Context, facts: &mut Facts, decision: &Decision) -> Result<()> {

@@ -2,20 +2,25 @@
 
 use kube::Api;
 
-use super::decide::Facts;
+use super::catalogue;
+use super::decide::{Facts, has_ended};
 use crate::api::{Backup, DeletionRequest, Restore};
 use crate::cluster::{Context, During, Result};
+use crate::store::Store;
 
 /// Reads the Restore and what it names. None: the Restore is gone.
 ///
 /// # Errors
 /// What the API server said.
-pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
+pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<Facts>> {
     let restores: Api<Restore> = Api::all(ctx.client.clone());
     let doing = format!("read the Restore {name}");
     let Some(restore) = restores.get_opt(name).await.during(doing)? else {
         return Ok(None);
     };
+    if has_ended(restore.status.as_ref()) {
+        return Ok(Some(Facts::of(restore)));
+    }
     let mut request = None;
     if let Some(reference) = &restore.spec.source.deletion_request_ref {
         let requests: Api<DeletionRequest> = Api::all(ctx.client.clone());
@@ -29,5 +34,6 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
         let backup = api.get_opt(&reference.name).await.during(doing)?;
         backups.push((reference.name.clone(), backup));
     }
-    Ok(Some(Facts { restore, request, backups }))
+    let choice = catalogue::chosen(ctx, store, &restore, request.as_ref()).await;
+    Ok(Some(Facts { request, backups, choice, ..Facts::of(restore) }))
 }

@@ -1,44 +1,109 @@
 //! What an archive asks for, and which part of it is this restore's business. Pure.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::rewrite;
-use crate::api::{NamespaceRef, Reason, RestoreFailure, names};
-use crate::cluster::collect::ObjectState;
-use crate::cluster::form::ObjectKey;
-use crate::store::{Archive, Entry};
-
-/// An object that is to be there.
-pub struct Wanted {
-    /// Which object.
-    pub key: ObjectKey,
-    /// What it is to be.
-    pub expected: Value,
-    /// How it stood in the backup.
-    pub state: ObjectState,
-}
+use super::index::{Index, Item, Sizes, digest_without_owners, notice};
+use super::object::Wanted;
+use crate::api::{NamespaceRef, Reason, RestoreFailure};
+use crate::cluster::form::{ObjectKey, archived_form};
+use crate::store::{Entry, RawEntry};
 
 /// A site's archive, made ready.
 pub struct Plan {
-    /// The Site itself.
-    pub site: Wanted,
-    /// Everything else, in the order of the archive.
-    pub objects: Vec<Wanted>,
-    /// What is known to differ before anything is done.
+    /// Name of the Site.
+    pub name: String,
+    /// What the archive holds.
+    pub index: Arc<Index>,
+    /// What is told of this restore.
     pub notices: Vec<RestoreFailure>,
     /// The namespaces that the Site still has, where it lives. None: all of it is to be restored.
     pub kept: Option<BTreeSet<String>>,
     /// The namespaces that the Site had recorded, where it lives.
     pub before: Vec<NamespaceRef>,
+    /// What was recorded after the backup, and counts instead of what the archive has.
+    late: HashMap<ObjectKey, (Item, RawEntry)>,
+    /// What of the archive is to be restored. None: all of it.
+    only: Option<HashSet<ObjectKey>>,
 }
 
 impl Plan {
-    /// The namespaces that the archive holds.
+    /// All of an archive.
+    pub fn new(name: &str, index: Arc<Index>) -> Self {
+        Self {
+            name: name.to_owned(),
+            notices: index.notices.clone(),
+            index,
+            kept: None,
+            before: vec![],
+            late: HashMap::new(),
+            only: None,
+        }
+    }
+
+    /// Leaves out everything but these objects.
+    pub fn restrict(&mut self, only: HashSet<ObjectKey>) {
+        self.only = Some(only);
+    }
+
+    /// What an object is to be. None: it is not to be restored.
+    pub fn item(&self, key: &ObjectKey) -> Option<&Item> {
+        if self.only.as_ref().is_some_and(|only| !only.contains(key)) {
+            return None;
+        }
+        self.late.get(key).map(|(item, _)| item).or_else(|| self.index.items.get(key))
+    }
+
+    /// As [`Plan::item`], of what is taken from the archive.
+    pub fn archived(&self, key: &ObjectKey) -> Option<&Item> {
+        self.item(key).filter(|_| !self.late.contains_key(key))
+    }
+
+    /// What is taken from records that were made after the backup.
+    pub fn late(&self) -> impl Iterator<Item = (&Item, &RawEntry)> {
+        self.late.values().filter(|(_, entry)| self.item(&entry.key).is_some()).map(|(i, e)| (i, e))
+    }
+
+    /// Everything that is to be there, the Site included.
+    pub fn items(&self) -> impl Iterator<Item = (&ObjectKey, &Item)> {
+        let added = self.late.iter().map(|(key, (item, _))| (key, item));
+        let archived = self.index.items.iter().filter(|(key, _)| !self.late.contains_key(*key));
+        archived
+            .chain(added)
+            .filter(|(key, _)| self.only.as_ref().is_none_or(|only| only.contains(*key)))
+    }
+
+    /// How many objects are to be there, the Site included.
+    pub fn total(&self) -> i64 {
+        self.items().count().try_into().unwrap_or(i64::MAX)
+    }
+
+    /// The Site, as it is to be. None: it is not to be restored.
+    pub fn site(&self) -> Option<Wanted<'_>> {
+        let item = self.item(&self.index.site_key)?;
+        Some(Wanted { item, entry: self.index.site.clone(), site: &self.name })
+    }
+
+    /// The namespaces that the archive holds, in order.
     pub fn namespaces(&self) -> Vec<String> {
-        let namespaces = self.objects.iter().filter(|o| o.key.is("", "Namespace"));
-        namespaces.map(|o| o.key.name.clone()).collect()
+        let namespaces = self.items().filter(|(key, _)| key.is("", "Namespace"));
+        let names: BTreeSet<String> = namespaces.map(|(key, _)| key.name.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    /// How many objects of each kind there are in each namespace, and the size of the largest.
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::new();
+        for (key, item) in self.items() {
+            let Some(namespace) = &key.namespace else { continue };
+            let of = (namespace.clone(), item.api_version.to_string(), key.kind.clone());
+            let (count, largest) = sizes.entry(of).or_default();
+            *count += 1;
+            *largest = (*largest).max(item.size);
+        }
+        sizes
     }
 
     /// Whether this namespace was recorded as the Site's own.
@@ -47,13 +112,18 @@ impl Plan {
     }
 
     /// Takes an object that was recorded after the backup instead of what the backup has.
-    pub fn replace(&mut self, site: &str, entry: Entry) {
-        let (expected, _) = rewrite::expected(&entry.object, site, |_| false);
+    pub fn replace(&mut self, entry: Entry) {
+        let raw = RawEntry::from(&entry);
+        let key = entry.key;
+        let mut item = Item::of(&raw, &self.name);
+        item.api_version = raw.api_version().into();
+        // Its owners of that time are not there any more.
+        item.owners.clear();
         let message = "it was changed after the backup, and comes back as it was when its namespace was deleted";
-        let notice = failure(site, Some(&expected), Reason::ChangedSince, message.to_owned());
-        self.notices.push(notice);
-        self.objects.retain(|old| old.key != entry.key);
-        self.objects.push(Wanted { key: entry.key, expected, state: entry.state });
+        let told =
+            notice(&self.name, &key, &item.api_version, Reason::ChangedSince, message.to_owned());
+        self.notices.push(told);
+        self.late.insert(key, (item, raw));
     }
 
     /// Whether an object, where it is there, is none of this restore's business: it is in a part
@@ -65,6 +135,28 @@ impl Plan {
             None if key.is("", "Namespace") => kept.contains(&key.name),
             None => true,
         }
+    }
+
+    /// Says something about one of the objects.
+    pub fn notice(&self, key: &ObjectKey, reason: Reason, message: String) -> RestoreFailure {
+        let api_version = self.item(key).map(|item| item.api_version.clone()).unwrap_or_default();
+        notice(&self.name, key, &api_version, reason, message)
+    }
+
+    /// An object as notices name it.
+    pub fn in_words(&self, key: &ObjectKey) -> Option<String> {
+        self.notice(key, Reason::Ready, String::new()).object
+    }
+
+    /// Whether a live object is what it is to be. With `owners`, its owner references too.
+    pub fn is_equal(&self, key: &ObjectKey, live: Value, owners: bool) -> bool {
+        let Some(item) = self.item(key) else { return false };
+        let mut form = archived_form(live);
+        let same_owners = match form["metadata"]["ownerReferences"].as_array() {
+            Some(found) => *found == item.owners,
+            None => item.owners.is_empty(),
+        };
+        (same_owners || !owners) && digest_without_owners(&mut form) == item.expected
     }
 }
 
@@ -80,46 +172,4 @@ pub fn failure(site: &str, of: Option<&Value>, reason: Reason, message: String) 
         format!("{} {} {name}", word(&object["apiVersion"]), word(&object["kind"]))
     });
     RestoreFailure { site: site.to_owned(), object, reason: reason.to_string(), message }
-}
-
-/// What an archive asks for. None: the Site itself is not in it.
-pub fn plan(archive: Archive, site: &str) -> Option<Plan> {
-    // What had ended is archived only: created again, it would run again.
-    let (ended, living): (Vec<_>, Vec<_>) =
-        archive.entries.into_iter().partition(|entry| entry.state == ObjectState::Finished);
-    let keys: HashSet<ObjectKey> = living.iter().map(|entry| entry.key.clone()).collect();
-    let mut plan = Plan {
-        site: Wanted {
-            key: ObjectKey {
-                group: names::GROUP.to_owned(),
-                kind: "Site".to_owned(),
-                namespace: None,
-                name: site.to_owned(),
-            },
-            expected: Value::Null,
-            state: ObjectState::Ready,
-        },
-        objects: vec![],
-        notices: vec![],
-        kept: None,
-        before: vec![],
-    };
-    for entry in ended {
-        let message = "it had run to its end, and is not run again".to_owned();
-        plan.notices.push(failure(site, Some(&entry.object), Reason::NotRunAgain, message));
-    }
-    for entry in living {
-        let (expected, dropped) = rewrite::expected(&entry.object, site, |key| keys.contains(key));
-        if !dropped.is_empty() {
-            let message = format!("its owner {} is in no backup", dropped.join(", "));
-            plan.notices.push(failure(site, Some(&expected), Reason::OwnerMissing, message));
-        }
-        let wanted = Wanted { key: entry.key, expected, state: entry.state };
-        if wanted.key == plan.site.key {
-            plan.site = wanted;
-        } else {
-            plan.objects.push(wanted);
-        }
-    }
-    (!plan.site.expected.is_null()).then_some(plan)
 }

@@ -1,23 +1,47 @@
 //! Before the first object: whether a site may be restored at all, and its Site, created and marked.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::api::ListParams;
+
 use super::act::Work;
 use super::decide::Job;
+use super::index::Index;
 use super::living::{self, Place};
 use super::object::Made;
 use super::plan::{Plan, failure};
 use super::site::Attempt;
-use crate::api::{Reason, Site, VerifiedSite};
-use crate::cluster::holders;
+use crate::api::{RESTORE_STOPPED, Reason, Site, Time, VerifiedSite, names};
+use crate::cluster::{During, Holder, Result, lookup};
+
+/// Sites of one page of a list.
+const PAGE: u32 = 500;
+
+/// What is read once for all sites of a Restore.
+pub struct Census {
+    /// The Sites that are there, by name.
+    pub sites: HashMap<String, Site>,
+    /// Who holds an id.
+    holders: HashMap<String, Vec<Holder>>,
+}
 
 /// A Site that is there, marked as being restored.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     /// Order of restore.
     pub priority: i32,
+    /// Since when it waits.
+    pub since: Time,
     /// Objects that are to be restored, the Site included.
     pub total: i64,
     /// Whether this attempt has created it; if not, some of its objects may be there.
     pub fresh: bool,
+    /// What its archive holds, if it was read just now; to be handed on.
+    pub index: Option<Arc<Index>>,
+    /// The place that it says it has, and of how many.
+    pub place: Option<(i64, i64)>,
 }
 
 /// What became of preparing a Site.
@@ -31,47 +55,98 @@ pub enum Preparation {
 }
 
 impl Work {
+    /// Reads what is there of these sites.
+    ///
+    /// # Errors
+    /// A list that fails.
+    pub async fn census(&self, jobs: &[&Job]) -> Result<Census> {
+        // Apps are asked for one by one.
+        let jobs: Vec<&Job> = jobs.iter().copied().filter(|job| job.app.is_none()).collect();
+        let wanted: std::collections::HashSet<&str> = jobs.iter().map(|j| &*j.name).collect();
+        let mut sites = HashMap::new();
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let list = self.sites().list(&page).await.during("list the Sites")?;
+            let next = list.metadata.continue_.clone().filter(|token| !token.is_empty());
+            for mut site in list {
+                if wanted.contains(site.name_any().as_str()) {
+                    site.metadata.managed_fields = None;
+                    sites.insert(site.name_any(), site);
+                }
+            }
+            match next {
+                Some(token) => page.continue_token = Some(token),
+                None => break,
+            }
+        }
+        let absent = jobs.iter().filter(|job| !sites.contains_key(&job.name));
+        let ids: Vec<String> = absent.map(|job| job.id.clone()).collect();
+        let holders = match ids.is_empty() {
+            true => HashMap::new(),
+            false => lookup(&self.ctx.client, &ids).await?,
+        };
+        Ok(Census { sites, holders })
+    }
+
     /// Creates the Site, marked as being restored, once its archive is known to be whole.
-    pub async fn prepare(&self, job: &Job) -> Preparation {
-        match self.try_prepare(job).await {
+    pub async fn prepare(&self, job: &Job, live: Option<Site>, census: &Census) -> Preparation {
+        let prepared = match &job.app {
+            Some(part) => self.prepare_app(job, part).await,
+            None => self.try_prepare(job, live, census).await,
+        };
+        match prepared {
             Ok(preparation) => preparation,
             Err(attempt) => Preparation::Ended(attempt),
         }
     }
 
-    async fn try_prepare(&self, job: &Job) -> Result<Preparation, Attempt> {
+    async fn try_prepare(
+        &self,
+        job: &Job,
+        live: Option<Site>,
+        census: &Census,
+    ) -> Result<Preparation, Attempt> {
         // Whoever lives is not touched, whatever its archive says; so this is asked first.
-        let live = self.live(job).await?;
         match &live {
             Some(live) => {
-                if let Some(done) = self.verified_before(job, live) {
-                    return Ok(Preparation::Verified(done));
+                if let Some(verified) = self.verified_before(live) {
+                    return Ok(Preparation::Verified(verified));
                 }
                 self.may_take(job, live).await?;
+                if let Some(prepared) = self.prepared_before(live) {
+                    return Ok(Preparation::Ready(prepared));
+                }
                 if !living::is_marked(live) {
                     self.has_lost_something(job, live).await?;
                 }
             }
-            None => self.id_is_free(job).await?,
+            None => id_is_free(job, census)?,
         }
         let plan = self.plan(job).await?;
-        let site: Site = serde_json::from_value(plan.site.expected.clone()).map_err(|error| {
+        let site: Site = serde_json::from_value(plan.index.site.object()).map_err(|error| {
             let why = format!("the Site cannot be read: {error}");
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
-        let total = (plan.objects.len() + 1).try_into().unwrap_or(i64::MAX);
-        let prepared = |priority, fresh| Preparation::Ready(Prepared { priority, total, fresh });
+        let total = plan.total();
+        let index = Some(plan.index.clone());
         if let Some(live) = live {
-            if living::lives(&live) {
+            // One that is there and empty is taken as it is: its spec is GitOps's.
+            if living::lives(&live) || !living::is_marked(&live) {
                 self.can_give(job, &live, &plan).await?;
             }
-            let marked = self.mark(&live, total).await;
+            let marked = self.mark(&live, job, total).await;
             marked.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))?;
-            return Ok(prepared(live.spec.priority, false));
+            let (priority, since) = (live.spec.priority, self.waits_since(&live));
+            let prepared = Prepared { priority, since, total, fresh: false, index, place: None };
+            return Ok(Preparation::Ready(prepared));
         }
         let kinds = self.kinds().await?;
         let maker = self.maker(&kinds, "");
-        match maker.make(&plan.site.key, &plan.site.expected).await {
+        let made = match plan.site() {
+            Some(wanted) => maker.make(&wanted).await,
+            None => Made::Failed(Reason::NothingToRestore, "it is not asked for".to_owned()),
+        };
+        match made {
             Made::There(_) | Made::Differently(..) => {}
             Made::Later(reason, why) => return Err(Attempt::Waiting(reason, why)),
             Made::Conflict(_, why) => {
@@ -79,39 +154,69 @@ impl Work {
                 return Err(Attempt::Waiting(Reason::Progressing, why));
             }
             Made::Failed(reason, why) => {
-                let of = Some(&plan.site.expected);
-                return Err(Attempt::Failed(vec![failure(&job.name, of, reason, why)]));
+                let failed = plan.notice(&plan.index.site_key, reason, why);
+                return Err(Attempt::Failed(vec![failed]));
             }
         }
-        self.tell_site(job, "Queued", 0, total).await;
-        Ok(prepared(site.spec.priority, true))
+        Ok(Preparation::Ready(Prepared {
+            priority: site.spec.priority,
+            since: self.created,
+            total,
+            fresh: true,
+            index,
+            place: None,
+        }))
     }
 
-    /// Nobody else may have taken the site's id meanwhile: ids are unique.
-    async fn id_is_free(&self, job: &Job) -> Result<(), Attempt> {
-        let holders = holders(&self.ctx.client, &job.id).await;
-        let holders = holders.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))?;
-        match holders.first() {
-            None => Ok(()),
-            Some(holder) => {
-                let why = format!("its id {} is now the id of {}", job.id, holder.describe());
-                Err(Attempt::Failed(vec![failure(&job.name, None, Reason::DuplicateId, why)]))
-            }
-        }
+    /// What this very Restore has verified and, perhaps, not yet given back.
+    pub fn verified_before(&self, live: &Site) -> Option<VerifiedSite> {
+        let status = live.status.as_ref()?;
+        let last = status.last_restore.as_ref()?;
+        // One that is noted again was taken up again after it was verified.
+        let noted = status.restore.is_some() || live.metadata.deletion_timestamp.is_some();
+        (last.restore_uid == self.uid && !noted).then(|| VerifiedSite {
+            name: live.name_any(),
+            uid: live.uid().unwrap_or_default(),
+            namespaces: status.namespaces.clone(),
+            objects: last.objects,
+        })
+    }
+
+    /// What this very Restore has prepared before: it says so itself.
+    pub fn prepared_before(&self, live: &Site) -> Option<Prepared> {
+        let noted = live.status.as_ref()?.restore.as_ref()?;
+        let mark = live.annotations().get(names::ANNOTATION_RESTORE);
+        let ours = mark == Some(&self.restore) && noted.restore_ref.name == self.restore;
+        (ours && noted.stage != RESTORE_STOPPED && noted.objects_total > 0).then(|| Prepared {
+            priority: live.spec.priority,
+            since: self.waits_since(live),
+            total: noted.objects_total,
+            fresh: false,
+            index: None,
+            place: noted.place.zip(noted.places),
+        })
+    }
+
+    /// Since when a Site waits: since an earlier Restore made it, or since this one was created.
+    fn waits_since(&self, live: &Site) -> Time {
+        let made = live.metadata.creation_timestamp.as_ref().map(Time::from);
+        let made = made.filter(|_| living::is_marked(live) && !living::lives(live));
+        made.map_or(self.created, |made| made.min(self.created))
     }
 
     /// A Site that lives and has all its namespaces needs no restore.
     async fn has_lost_something(&self, job: &Job, live: &Site) -> Result<(), Attempt> {
-        let whole = living::lives(live) && {
+        let why = if living::lives(live) {
             let places = self.places(live, &live.namespace_names()).await?;
-            places.values().all(|place| *place == Place::Kept)
+            let whole = places.values().all(|place| *place == Place::Kept);
+            whole.then_some("the Site lives and has all its namespaces")
+        } else {
+            let namespaces = self.namespaces(&live.namespace_names()).await?;
+            living::keeps_to_itself(live, &namespaces)
         };
-        if whole || !living::lives(live) {
-            let why = "the Site lives and has all its namespaces: nothing of it is touched";
-            let failure = failure(&job.name, None, Reason::SiteLives, why.to_owned());
-            return Err(Attempt::Failed(vec![failure]));
-        }
-        Ok(())
+        let Some(why) = why else { return Ok(()) };
+        let why = format!("{why}: nothing of it is touched");
+        Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]))
     }
 
     /// What a Site that lives has lost must be in the archive, and must still be its own.
@@ -137,5 +242,16 @@ impl Work {
             return Err(fail(Reason::NothingToRestore, why));
         }
         Ok(())
+    }
+}
+
+/// Nobody else may have taken the site's id meanwhile: ids are unique.
+fn id_is_free(job: &Job, census: &Census) -> Result<(), Attempt> {
+    match census.holders.get(&job.id).and_then(|holders| holders.first()) {
+        None => Ok(()),
+        Some(holder) => {
+            let why = format!("its id {} is now the id of {}", job.id, holder.describe());
+            Err(Attempt::Failed(vec![failure(&job.name, None, Reason::DuplicateId, why)]))
+        }
     }
 }

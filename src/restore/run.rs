@@ -1,185 +1,419 @@
-//! The course of one Restore through its sites: who is next, who waits, who is done. It remembers
-//! between two looks what it would otherwise have to find out again; all of it can be lost, and is
-//! then read from the cluster.
+//! The course of one Restore through its sites: who is next, who waits, who is done.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
 use super::act::Work;
-use super::decide::{Job, Phase, Standing, order};
+use super::decide::{Job, Standing};
+use super::gate::Gate;
+use super::living;
+use super::memory::{Memories, Memory, Settled, standings};
 use super::plan::failure;
 use super::prepare::{Preparation, Prepared};
-use super::site::Attempt;
-use crate::api::{Reason, RestoreFailure, VerifiedSite};
-use crate::cluster::form::ObjectKey;
+use super::queue::{self, Waiting};
+use super::site::{Attempt, Progress};
+use crate::api::Reason;
+use crate::cluster::{During, Result};
 
-/// How long a site's workloads may take to become ready again, and what is being deleted to go.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// Archives that are read at the same time before the first site is created.
-const PREPARING: usize = 4;
+/// Sites that are prepared at the same time; each has its archive in memory.
+const PREPARING: usize = 16;
+/// Sites whose index is kept from its preparing until its turn; that of the others is read again,
+/// so that memory does not grow with the number of sites.
+const INDICES: usize = 64;
+/// How long the preparing of one site is waited for before the first object: the store may hang.
+const PREPARE_LIMIT: Duration = Duration::from_secs(60);
+/// How long after its begin no new site is begun while some are not prepared.
+const UNPREPARED: Duration = Duration::from_secs(15);
+/// How long a site is under way before it says at which stage.
+const TELL_STAGE_AFTER: Duration = Duration::from_secs(3);
+/// How often the world is looked at: whether to stop, what to tell.
+const TICK: Duration = Duration::from_millis(250);
+/// Between two writes of the progress.
+const TELL: Duration = Duration::from_secs(1);
 
-/// What is remembered of a site.
-#[derive(Debug, Default)]
-pub struct Memory {
-    prepared: Option<Prepared>,
-    /// Once everything was created: what lives, is different and was left as it is.
-    created: Option<HashSet<ObjectKey>>,
-    done: Arc<AtomicI64>,
-    waiting: Option<(Reason, String)>,
-    waiting_since: Option<(Reason, Instant)>,
-    notices: Vec<RestoreFailure>,
-    ended: Option<Result<VerifiedSite, Vec<RestoreFailure>>>,
-    begun: bool,
+/// Gives back what is verified, and what lived and cannot be restored. Only then it has ended: a
+/// crash in between must find it open.
+async fn settle(work: &Work, job: &Job, attempt: Attempt, objects: (i64, i64)) -> Settled {
+    let (written, settled) = match attempt {
+        Attempt::Waiting(reason, why) => return Settled::Waiting(reason, why),
+        Attempt::Verified(verified) => {
+            (work.release(job, &verified).await, Settled::Verified(verified))
+        }
+        Attempt::Failed(failures) => {
+            (work.give_up(job, &failures, objects).await, Settled::Failed(failures))
+        }
+    };
+    match written {
+        Ok(()) => settled,
+        Err(error) => {
+            let why = format!("release the Site: {}", crate::cluster::describe(&error));
+            Settled::Waiting(Reason::Progressing, why)
+        }
+    }
 }
 
-impl Memory {
-    fn standing(&self, name: &str) -> Standing {
-        let phase = match &self.ended {
-            Some(Ok(verified)) => Phase::Verified(verified.clone()),
-            Some(Err(failures)) => Phase::Failed(failures.clone()),
-            None if self.begun || self.waiting.is_some() => Phase::Restoring(self.waiting.clone()),
-            None => Phase::Queued,
-        };
-        let (mut total, mut done) = (0, self.done.load(Ordering::Relaxed));
-        if let Some(prepared) = &self.prepared {
-            total = prepared.total;
+/// What the sites of a Restore share while it runs.
+pub struct Course<'a> {
+    /// What it is done with.
+    pub work: &'a Work,
+    /// The same, for what must stop when the Restore does.
+    pub gated: &'a Work,
+    /// Which sites.
+    pub jobs: &'a [Job],
+    /// What is remembered of them.
+    pub memories: &'a mut Memories,
+    /// Closed when the Restore is to stop.
+    pub gate: &'a Gate,
+    /// Whether it is to stop, and what happened to the Restore.
+    pub stop: &'a (dyn Fn() -> Option<&'static str> + Send + Sync),
+    /// Gets how all sites stand, at most once a second.
+    pub told: watch::Sender<Vec<Standing>>,
+    /// When it was told last.
+    pub last: Instant,
+}
+
+impl Course<'_> {
+    /// One attempt at every site that has not ended; or the end of all of them, if the Restore is
+    /// to stop.
+    ///
+    /// # Errors
+    /// The Sites cannot be read.
+    pub async fn run(&mut self, parallelism: usize, enough: Duration) -> Result<()> {
+        self.tick();
+        if !self.gate.is_closed() {
+            let prepared = self.prepare().await;
+            // A gate that closes meanwhile fails what is on its way, too.
+            if !self.gate.is_closed() {
+                prepared?;
+                self.attempt_all(parallelism, enough).await;
+            }
         }
-        if let Some(Ok(verified)) = &self.ended {
-            (total, done) = (verified.objects, verified.objects);
+        if self.gate.is_closed() {
+            self.recognize().await?;
+            self.stop().await;
         }
-        Standing { name: name.to_owned(), phase, total, done, notices: self.notices.clone() }
+        Ok(())
     }
 
-    fn take(&mut self, site: &str, attempt: Attempt) {
-        self.waiting = None;
-        match attempt {
-            Attempt::Verified(verified) => self.ended = Some(Ok(verified)),
-            Attempt::Failed(failures) => self.ended = Some(Err(failures)),
-            Attempt::Waiting(reason, why) => {
-                if let Some(doing) = limited(reason) {
-                    let since = self.waiting_since.filter(|(of, _)| *of == reason);
-                    let (_, since) =
-                        *self.waiting_since.insert(since.unwrap_or((reason, Instant::now())));
-                    if since.elapsed() > PATIENCE {
-                        let seconds = PATIENCE.as_secs();
-                        let why = format!(
-                            "{doing} after {seconds} s: {why}; make another Restore to go on"
-                        );
-                        self.ended = Some(Err(vec![failure(site, None, reason, why)]));
-                        return;
+    /// Looks at the world: whether to stop, and what to tell.
+    fn tick(&mut self) {
+        if !self.gate.is_closed() && (self.stop)().is_some() {
+            self.gate.close();
+        }
+        if self.last.elapsed() >= TELL {
+            self.last = Instant::now();
+            self.told.send_replace(standings(self.jobs, self.memories));
+        }
+    }
+
+    /// Creates every Site that is not there yet, and tells each its place: everyone can see from
+    /// then on where they stand.
+    ///
+    /// # Errors
+    /// The Sites cannot be read.
+    pub async fn prepare(&mut self) -> Result<()> {
+        for job in self.jobs {
+            self.memories.entry(job.name.clone()).or_default();
+        }
+        let todo: Vec<&Job> = self.jobs.iter().filter(|job| self.unprepared(&job.name)).collect();
+        if todo.is_empty() {
+            return Ok(());
+        }
+        let mut census = self.gated.census(&todo).await?;
+        let mut live = std::mem::take(&mut census.sites);
+        let (work, gated, census) = (self.work, self.gated, &census);
+        let all: Vec<_> = todo
+            .into_iter()
+            .map(|job| (job, live.remove(&job.name)))
+            .map(|(job, live)| async move {
+                let marked = live.as_ref().is_some_and(living::is_marked);
+                let preparation =
+                    tokio::time::timeout(PREPARE_LIMIT, gated.prepare(job, live, census)).await;
+                let preparation = preparation.unwrap_or_else(|_| {
+                    let why = format!("its archive was not read in {} s", PREPARE_LIMIT.as_secs());
+                    Preparation::Ended(Attempt::Waiting(Reason::StoreUnavailable, why))
+                });
+                match preparation {
+                    Preparation::Ready(prepared) => (job, Ok(prepared)),
+                    Preparation::Verified(verified) => {
+                        let given = if marked { work.unmark_released(job).await } else { Ok(()) };
+                        let settled = match given {
+                            Ok(()) => Settled::Verified(verified),
+                            Err(error) => Settled::Waiting(
+                                Reason::Progressing,
+                                format!("release the Site: {}", crate::cluster::describe(&error)),
+                            ),
+                        };
+                        (job, Err(settled))
+                    }
+                    Preparation::Ended(attempt) => {
+                        (job, Err(settle(work, job, attempt, (0, 0)).await))
                     }
                 }
-                self.waiting = Some((reason, why));
+            })
+            .collect();
+        let mut all = stream::iter(all).buffer_unordered(PREPARING);
+        let mut kept = 0;
+        loop {
+            match tokio::time::timeout(TICK, all.next()).await {
+                Ok(None) => break,
+                Ok(Some((job, prepared))) => {
+                    let memory = self.memories.entry(job.name.clone()).or_default();
+                    match prepared {
+                        Ok(mut prepared) => {
+                            memory.waiting = None;
+                            memory.progress.index =
+                                prepared.index.take().filter(|_| kept < INDICES);
+                            kept += usize::from(memory.progress.index.is_some());
+                            memory.prepared = Some(prepared);
+                        }
+                        Err(settled) => memory.take(settled),
+                    }
+                }
+                Err(_) => {}
             }
+            self.tick();
         }
+        drop(all);
+        self.tell_places().await;
+        Ok(())
     }
-}
 
-/// What is waited for with a limit, and what to say when it has passed. Everything else is waited
-/// for until it passes by itself: a store or an API server that is away.
-fn limited(reason: Reason) -> Option<&'static str> {
-    match reason {
-        Reason::WaitingForReady => Some("every object is back and equal, but not ready"),
-        Reason::StillTerminating => Some("what is being deleted is still there"),
-        _ => None,
-    }
-}
-
-/// What is remembered of a Restore, by name of the Site.
-pub type Memories = HashMap<String, Memory>;
-
-/// How every site stands, in the order of the jobs.
-pub fn standings(jobs: &[Job], memories: &Memories) -> Vec<Standing> {
-    let fresh = Memory::default();
-    jobs.iter().map(|job| memories.get(&job.name).unwrap_or(&fresh).standing(&job.name)).collect()
-}
-
-/// Creates every Site that is not there yet: everyone can see from then on where they stand.
-pub async fn prepare(work: &Work, jobs: &[Job], memories: &mut Memories) {
-    for job in jobs {
-        memories.entry(job.name.clone()).or_default();
-    }
-    let todo = jobs.iter().filter(|job| {
-        memories.get(&job.name).is_none_or(|m| m.prepared.is_none() && m.ended.is_none())
-    });
-    let todo: Vec<_> = todo.map(|job| async move { (job, work.prepare(job).await) }).collect();
-    let mut prepared = stream::iter(todo).buffer_unordered(PREPARING);
-    while let Some((job, preparation)) = prepared.next().await {
-        let memory = memories.entry(job.name.clone()).or_default();
-        match preparation {
-            Preparation::Ready(prepared) => {
-                memory.waiting = None;
+    /// Finds out which sites this Restore has verified before, and does nothing else.
+    async fn recognize(&mut self) -> Result<()> {
+        let todo: Vec<&Job> = self.jobs.iter().filter(|job| self.unprepared(&job.name)).collect();
+        if todo.is_empty() {
+            return Ok(());
+        }
+        let census = self.work.census(&todo).await?;
+        for job in todo {
+            let Some(live) = census.sites.get(&job.name) else { continue };
+            let memory = self.memories.entry(job.name.clone()).or_default();
+            if let Some(verified) = self.work.verified_before(live) {
+                if living::is_marked(live) {
+                    let released = self.work.unmark_released(job).await;
+                    released.during(format!("release the Site {}", job.name))?;
+                }
+                memory.ended = Some(Ok(verified));
+            } else if let Some(prepared) = self.work.prepared_before(live) {
                 memory.prepared = Some(prepared);
             }
-            Preparation::Verified(verified) => memory.ended = Some(Ok(verified)),
-            Preparation::Ended(attempt) => memory.take(&job.name, attempt),
         }
+        Ok(())
     }
-}
 
-/// One attempt at each site that is prepared and has not ended, in order of priority, so many at
-/// a time. `told` gets how all sites stand, at most once a second. No site is begun once `enough`
-/// has passed.
-pub async fn attempt_all(
-    work: &Work,
-    jobs: &[Job],
-    memories: &mut Memories,
-    parallelism: usize,
-    enough: Duration,
-    told: watch::Sender<Vec<Standing>>,
-) {
-    let begun = Instant::now();
-    let mut names: Vec<(i32, String)> = vec![];
-    for job in jobs {
-        if let Some(memory) = memories.get(&job.name)
-            && memory.ended.is_none()
-            && let Some(prepared) = &memory.prepared
-        {
-            names.push((prepared.priority, job.name.clone()));
+    fn unprepared(&self, name: &str) -> bool {
+        self.memories.get(name).is_none_or(|m| m.prepared.is_none() && m.ended.is_none())
+    }
+
+    /// Gives a place to each site that has none yet, and writes it down on the Site.
+    async fn tell_places(&mut self) {
+        let verified = |memory: &&Memory| memory.ended.as_ref().is_some_and(Result::is_ok);
+        let verified = self.memories.values().filter(verified).count();
+        let placed = self.memories.values().filter_map(|m| m.prepared.as_ref()?.place);
+        let last = placed.map(|(place, _)| place).max().unwrap_or_default();
+        let before = usize::try_from(last).unwrap_or_default().max(verified);
+        let new = self.memories.iter().filter(|(_, memory)| memory.ended.is_none());
+        let new = new.filter_map(|(name, memory)| {
+            let prepared = memory.prepared.as_ref().filter(|prepared| prepared.place.is_none())?;
+            let Prepared { priority, since, .. } = *prepared;
+            Some(Waiting { name: name.clone(), priority, since })
+        });
+        let ordered = queue::order(new.collect(), before);
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let places = number(before + ordered.len());
+        for (at, site) in ordered.iter().enumerate() {
+            if let Some(prepared) =
+                self.memories.get_mut(&site.name).and_then(|m| m.prepared.as_mut())
+            {
+                prepared.place = Some((number(before + at + 1), places));
+            }
+        }
+        let new: HashSet<&str> = ordered.iter().map(|site| site.name.as_str()).collect();
+        let gated = self.gated;
+        let all: Vec<_> = self
+            .jobs
+            .iter()
+            .filter(|job| new.contains(job.name.as_str()))
+            .filter_map(|job| Some((job, self.memories.get(&job.name)?.prepared.clone()?)))
+            .map(|(job, prepared)| async move { (job, gated.tell_place(job, &prepared).await) })
+            .collect();
+        let mut all = stream::iter(all).buffer_unordered(PREPARING);
+        loop {
+            match tokio::time::timeout(TICK, all.next()).await {
+                Ok(None) => break,
+                // It is for people: the restore goes on without it.
+                Ok(Some((job, Err(error)))) => {
+                    tracing::warn!(site = job.name, %error, "cannot tell a Site its place");
+                }
+                Ok(Some((_, Ok(())))) | Err(_) => {}
+            }
+            self.tick();
         }
     }
-    order(&mut names);
-    let by_name: HashMap<&str, &Job> = jobs.iter().map(|job| (job.name.as_str(), job)).collect();
-    let mut running = FuturesUnordered::new();
-    let mut queue = names.into_iter();
-    let mut last = Instant::now();
-    loop {
-        while running.len() < parallelism.max(1) && begun.elapsed() < enough {
-            let Some((_, name)) = queue.next() else { break };
-            let Some(job) = by_name.get(name.as_str()).copied() else { continue };
-            let Some(memory) = memories.get_mut(&name) else { continue };
-            memory.begun = true;
-            let Some(prepared) = memory.prepared.clone() else { continue };
-            let (mut created, done) = (memory.created.clone(), memory.done.clone());
-            running.push(async move {
-                let (attempt, notices) = work.attempt(job, &prepared, &mut created, &done).await;
-                (job, attempt, notices, created)
-            });
-        }
-        if running.is_empty() {
-            return;
-        }
-        let tick = tokio::time::timeout(Duration::from_secs(1), running.next()).await;
-        if let Ok(Some((job, attempt, notices, created))) = tick {
-            let memory = memories.entry(job.name.clone()).or_default();
-            memory.created = created;
-            if !notices.is_empty() {
-                memory.notices = notices;
+
+    /// Attempts at each site that is prepared and has not ended, in the order of their places, so
+    /// many at a time. One that waits holds up none of the others: it is put aside and looked at
+    /// again. No site is begun once `enough` has passed.
+    pub async fn attempt_all(&mut self, parallelism: usize, enough: Duration) {
+        let parallelism = parallelism.max(1);
+        let jobs: HashMap<&str, &Job> = self.jobs.iter().map(|job| (&*job.name, job)).collect();
+        let unprepared = self.jobs.iter().any(|job| self.unprepared(&job.name));
+        let enough = if unprepared { enough.min(UNPREPARED) } else { enough };
+        let begun = Instant::now();
+        let mut looked = begun;
+        let mut fresh = self.queue();
+        let mut again: HashSet<String> = HashSet::new();
+        fresh.retain(|name| {
+            let waits = self.memories.get(name).is_some_and(|m| m.again.is_some());
+            if waits {
+                again.insert(name.clone());
             }
-            memory.take(&job.name, attempt);
-            // An attempt that failed half way may have created something.
-            if let Some(prepared) = &mut memory.prepared {
-                prepared.fresh = false;
+            !waits
+        });
+        let mut looking = HashSet::new();
+        let mut running = FuturesUnordered::new();
+        let mut telling = FuturesUnordered::new();
+        loop {
+            while !self.gate.is_closed() && begun.elapsed() < enough && running.len() < parallelism
+            {
+                // Sites that wait take a quarter of the slots while others have not been begun.
+                let may_look = fresh.is_empty() || looking.len() < parallelism.div_ceil(4);
+                let due = again.iter().filter(|_| may_look).find(|name| {
+                    let due = self.memories.get(*name).and_then(|m| m.again);
+                    due.is_none_or(|(at, _)| at <= Instant::now())
+                });
+                let due = due.cloned();
+                let Some(name) = due.clone().or_else(|| fresh.pop_front()) else { break };
+                if due.is_some() {
+                    again.remove(&name);
+                    looking.insert(name.clone());
+                }
+                let Some(job) = jobs.get(name.as_str()).copied() else { continue };
+                let Some(memory) = self.memories.get_mut(&name) else { continue };
+                let Some(prepared) = memory.prepared.clone() else { continue };
+                memory.begun.get_or_insert_with(Instant::now);
+                let (mut progress, done) = (memory.progress.clone(), memory.done.clone());
+                let (waiting_since, gated, work) = (memory.waiting_since, self.gated, self.work);
+                running.push(async move {
+                    let (attempt, notices) =
+                        gated.attempt(job, &prepared, &mut progress, &done).await;
+                    let mut limits = Memory { waiting_since, ..Memory::default() };
+                    let attempt = limits.limit(&job.name, attempt);
+                    let objects = (done.load(Ordering::Relaxed), prepared.total);
+                    let settled = settle(work, job, attempt, objects).await;
+                    (job, settled, notices, progress, limits.waiting_since)
+                });
+            }
+            if running.is_empty() {
+                let over = self.gate.is_closed() || begun.elapsed() >= enough || again.is_empty();
+                if over && telling.is_empty() {
+                    return;
+                }
+            }
+            tokio::select! {
+                Some((job, settled, notices, progress, waiting_since)) = running.next() => {
+                    looking.remove(&job.name);
+                    if matches!(settled, Settled::Waiting(..)) {
+                        again.insert(job.name.clone());
+                    } else {
+                        self.work.stages.remove(&job.name);
+                    }
+                    let memory = self.memories.entry(job.name.clone()).or_default();
+                    memory.progress = progress;
+                    memory.waiting_since = waiting_since;
+                    if !notices.is_empty() {
+                        memory.notices = notices;
+                    }
+                    memory.take(settled);
+                    if memory.ended.is_some() {
+                        memory.progress = Progress::default();
+                    }
+                    // An attempt that failed half way may have created something.
+                    if let Some(prepared) = &mut memory.prepared {
+                        prepared.fresh = false;
+                    }
+                }
+                Some(()) = telling.next() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+            if !self.gate.is_closed() && looked.elapsed() >= TELL {
+                looked = Instant::now();
+                for (name, stage, done) in self.stages_to_tell() {
+                    if let Some(job) = jobs.get(name.as_str()).copied() {
+                        telling.push(self.gated.tell_stage(job, stage, done));
+                    }
+                }
+            }
+            self.tick();
+        }
+    }
+
+    /// The sites that have not ended, in the order of their places.
+    fn queue(&self) -> VecDeque<String> {
+        let open = self.memories.iter().filter(|(_, memory)| memory.ended.is_none());
+        let mut open: Vec<((i64, i64), &String)> =
+            open.filter_map(|(name, m)| Some((m.prepared.as_ref()?.place?, name))).collect();
+        open.sort();
+        open.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Stages that have lasted, and are not written down.
+    fn stages_to_tell(&mut self) -> Vec<(String, &'static str, i64)> {
+        let mut all = vec![];
+        for (name, memory) in self.memories.iter_mut() {
+            let lasts = memory.begun.is_some_and(|begun| begun.elapsed() >= TELL_STAGE_AFTER);
+            if memory.ended.is_some() || !lasts {
+                continue;
+            }
+            let stage = self.work.stages.get(name);
+            if let Some(stage) = stage.filter(|stage| memory.stage_told != Some(*stage)) {
+                memory.stage_told = Some(stage);
+                all.push((name.clone(), stage, memory.objects().0));
             }
         }
-        if last.elapsed() >= Duration::from_secs(1) {
-            last = Instant::now();
-            told.send_replace(standings(jobs, memories));
+        all
+    }
+
+    /// Ends every site that has not ended, because the Restore is to stop: what is there stays, and
+    /// each says how far it is.
+    pub async fn stop(&mut self) {
+        let work = self.work;
+        let what = (self.stop)().unwrap_or("stopped");
+        let open = self
+            .jobs
+            .iter()
+            .filter(|job| self.memories.get(&job.name).is_none_or(|memory| memory.ended.is_none()));
+        let all: Vec<_> = open
+            .map(|job| {
+                let memory = self.memories.get(&job.name);
+                let (done, total) = memory.map_or((0, 0), Memory::objects);
+                // Of one that was prepared before a restart, nobody remembers whether it was begun.
+                let begun = memory.is_some_and(|memory| {
+                    memory.begun.is_some() || memory.prepared.as_ref().is_some_and(|p| !p.fresh)
+                });
+                let why = match (begun, total) {
+                    (true, _) => format!(
+                        "the Restore was {what} while the site was restored: at least {done} of {total} objects are there"
+                    ),
+                    (false, 0) => format!("the Restore was {what} before anything was done"),
+                    (false, _) => format!(
+                        "the Restore was {what} before the site was begun: of its objects, the Site alone is there"
+                    ),
+                };
+                let failures = vec![failure(&job.name, None, Reason::CancelledByUser, why)];
+                async move {
+                    (job, settle(work, job, Attempt::Failed(failures), (done, total)).await)
+                }
+            })
+            .collect();
+        let mut all = stream::iter(all).buffer_unordered(PREPARING);
+        while let Some((job, settled)) = all.next().await {
+            self.memories.entry(job.name.clone()).or_default().take(settled);
         }
     }
 }

@@ -1,39 +1,38 @@
-//! One site: its objects created in order, their owners set, all of it read back and compared.
+//! One site, read back: page by page, each object compared by its digest. Only what differs is
+//! looked at as a whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use serde_json::Value;
+use http::Method;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use super::act::Work;
+use super::budget;
 use super::compare::{Cause, differences};
+use super::create::{IN_FLIGHT, as_it_lives};
 use super::decide::Job;
-use super::object::{Made, Maker};
-use super::plan::{Plan, Wanted, failure};
-use super::rewrite;
+use super::index::Index;
+use super::object::{Live, Maker, Wanted};
+use super::plan::Plan;
 use crate::api::{NamespaceRef, Reason, RestoreFailure, VerifiedSite, names};
-use crate::cluster::collect::{Freshness, ObjectState, list};
+use crate::cluster::collect::ObjectState;
+use crate::cluster::describe;
+use crate::cluster::discover::Kind;
 use crate::cluster::form::ObjectKey;
-use crate::cluster::order::rank;
 use crate::cluster::readiness::readiness;
 
-/// Objects of one site in flight at a time.
-const IN_FLIGHT: usize = 8;
-
-/// What to say of an object that is left alone.
-fn as_it_lives(expected: &Value, live: Value) -> Made {
-    let why = if live["metadata"]["deletionTimestamp"].is_null() {
-        let found = differences(expected, &live);
-        if found.is_empty() {
-            return Made::There(live);
-        }
-        let fields: Vec<String> = found.iter().take(5).map(|d| d.path.clone()).collect();
-        format!("it was not lost, and was changed after the backup in {}", fields.join(", "))
-    } else {
-        "it was not lost, and is being deleted".to_owned()
-    };
-    Made::Differently(live, Reason::ChangedSince, why)
-}
+/// Bytes of objects that are asked for at a time.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// Objects that are asked for at a time, at most.
+const PAGE: usize = 500;
+/// What the API server adds to an object, about: field owners and status, in bytes.
+const ADDED: usize = 2 * 1024;
+/// How often a list is begun anew when the API server has forgotten where it was.
+const RESTARTS: usize = 3;
 
 /// How an attempt at a site ended.
 pub enum Attempt {
@@ -45,273 +44,307 @@ pub enum Attempt {
     Waiting(Reason, String),
 }
 
-/// The live objects of the kinds and namespaces that are asked for.
-async fn read_back(maker: &Maker<'_>, plan: &Plan) -> Result<HashMap<ObjectKey, Value>, String> {
-    let mut found = HashMap::new();
-    let mut lists = BTreeMap::new();
-    for wanted in plan.objects.iter().chain([&plan.site]) {
-        // A kind that is not served was told when its objects were to be created.
-        let Ok(kind) = maker.kind(&wanted.expected) else { continue };
-        if let Some(namespace) = &wanted.key.namespace {
-            lists.insert(
-                (namespace.clone(), kind.resource.kind.clone(), &kind.resource.group),
-                kind,
-            );
-        } else if let Some(live) = maker.read(kind, &wanted.key).await.map_err(|e| e.to_string())? {
-            found.insert(wanted.key.clone(), live);
-        }
-    }
-    let lists: Vec<_> = lists
-        .into_iter()
-        .map(|((namespace, ..), kind)| async move {
-            list(maker.client, kind, Some(&namespace), Freshness::Live).await
-        })
-        .collect();
-    let mut lists = stream::iter(lists).buffer_unordered(IN_FLIGHT);
-    while let Some(items) = lists.next().await {
-        for live in items.map_err(|error| error.to_string())? {
-            if let Some(key) = ObjectKey::of(&live) {
-                found.insert(key, live);
-            }
-        }
-    }
-    Ok(found)
+/// What is remembered of a site between two looks. It saves work and is never relied on.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// What its archive holds, once it was read to its end.
+    pub index: Option<Arc<Index>>,
+    /// Set once everything was created.
+    pub created: Option<Created>,
 }
 
-/// Creates what is not there, in order. `existing` says whether some of it may be there, so that
-/// it is asked for before it is sent. Gives the keys of what lives, is different and was left as
-/// it is, which only happens with `skip`.
-pub async fn create(
-    maker: &Maker<'_>,
-    job: &Job,
-    plan: &mut Plan,
-    existing: bool,
-    skip: bool,
-    done: &AtomicI64,
-) -> Result<HashSet<ObjectKey>, Attempt> {
-    let waiting = |why| Attempt::Waiting(Reason::Progressing, why);
-    let before =
-        if existing { read_back(maker, plan).await.map_err(waiting)? } else { HashMap::new() };
-    let mut live: HashMap<ObjectKey, Value> = HashMap::new();
-    let mut failures = vec![];
-    let mut lost: BTreeSet<String> = BTreeSet::new();
-    let mut notices = vec![];
-    let mut skipped = HashSet::new();
-    let mut later = None;
-    done.store(1, Ordering::Relaxed);
-    let ranks: BTreeSet<u8> = plan.objects.iter().map(|o| rank(&o.key)).collect();
-    for place in ranks {
-        let at_rank = plan.objects.iter().filter(|o| rank(&o.key) == place);
-        // Not a single object goes into a namespace that is not this site's.
-        let at_rank: Vec<&Wanted> = at_rank
-            .filter(|o| !o.key.namespace.as_ref().is_some_and(|n| lost.contains(n)))
-            .collect();
-        let (maker, before, plan) = (&maker, &before, &*plan);
-        // Collected before they are run: the compiler cannot tell the lifetimes otherwise.
-        let attempts: Vec<_> = at_rank
-            .into_iter()
-            .map(|wanted| async move {
-                let made = match before.get(&wanted.key) {
-                    Some(live) if plan.left_alone(&wanted.key) => {
-                        as_it_lives(&wanted.expected, live.clone())
-                    }
-                    Some(live) => match maker.kind(live) {
-                        Ok(kind) => {
-                            maker.found(kind, &wanted.key, &wanted.expected, live.clone()).await
-                        }
-                        Err(made) => made,
-                    },
-                    None => maker.make(&wanted.key, &wanted.expected).await,
-                };
-                (wanted, made)
-            })
-            .collect();
-        let mut made = stream::iter(attempts).buffer_unordered(IN_FLIGHT);
-        while let Some((wanted, made)) = made.next().await {
-            let (key, object) = (&wanted.key, Some(&wanted.expected));
-            // Into a namespace of somebody else nothing goes, whatever was asked for.
-            let may_skip = |live: &Value| {
-                let label = &live["metadata"]["labels"][names::LABEL_SITE];
-                skip && (!key.is("", "Namespace") || *label == job.name)
-            };
-            let good = match &made {
-                Made::There(_) | Made::Differently(..) => true,
-                Made::Conflict(live, _) => may_skip(live),
-                Made::Failed(..) | Made::Later(..) => false,
-            };
-            match made {
-                Made::Conflict(found, why) if may_skip(&found) => {
-                    live.insert(key.clone(), found);
-                    skipped.insert(key.clone());
-                    done.fetch_add(1, Ordering::Relaxed);
-                    let why = format!("{why}: left as it is");
-                    notices.push(failure(&job.name, object, Reason::Conflict, why));
-                }
-                Made::Conflict(_, why) => {
-                    let why = format!(
-                        "{why}: move it away, or make another Restore with onConflict: Skip"
-                    );
-                    failures.push(failure(&job.name, object, Reason::Conflict, why));
-                }
-                Made::There(found) => {
-                    live.insert(key.clone(), found);
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-                Made::Differently(found, reason, why) => {
-                    live.insert(key.clone(), found);
-                    done.fetch_add(1, Ordering::Relaxed);
-                    notices.push(failure(&job.name, object, reason, why));
-                }
-                Made::Failed(reason, why) => {
-                    failures.push(failure(&job.name, object, reason, why));
-                }
-                Made::Later(reason, why) => {
-                    later = later.or(Some((reason, format!("{key}: {why}"))));
-                }
-            }
-            if key.is("", "Namespace") && !good {
-                lost.insert(key.name.clone());
-            }
-        }
-        // Nothing of a later place may come before this one is complete.
-        if let Some((reason, why)) = later {
-            return Err(Attempt::Waiting(reason, why));
-        }
-    }
-    plan.notices.extend(notices);
-    let untouched = |key: &ObjectKey| {
-        skipped.contains(key) || (plan.left_alone(key) && before.contains_key(key))
-    };
-    set_owners(maker, job, plan, untouched, live, &mut failures).await?;
-    if failures.is_empty() { Ok(skipped) } else { Err(Attempt::Failed(failures)) }
+/// What is remembered of a site once everything was created.
+#[derive(Clone, Debug, Default)]
+pub struct Created {
+    /// What lives, is different and was left as it is.
+    pub left: HashSet<ObjectKey>,
+    /// What was told when it was created.
+    pub notices: Vec<RestoreFailure>,
 }
 
-/// The second pass: every owner has its new UID now.
-async fn set_owners(
+/// What is remembered of an object that was there before anything was created.
+#[derive(Debug)]
+pub struct Seen {
+    /// What it is.
+    pub live: Live,
+    /// Whether it is as it is to be, owner references aside.
+    pub same: bool,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMetadata,
+    items: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct PageMetadata {
+    #[serde(default, rename = "continue")]
+    next: String,
+}
+
+/// One list, or one object that no namespace holds.
+enum Read<'a> {
+    Kind { kind: &'a Kind, namespace: String, objects: usize, largest: usize },
+    One { kind: &'a Kind, key: ObjectKey },
+}
+
+/// Hands every live object of the plan's kinds and namespaces to `take`, one after the other. What
+/// is not there is not told; what is there may be told twice.
+async fn read_back(
     maker: &Maker<'_>,
-    job: &Job,
     plan: &Plan,
-    untouched: impl Fn(&ObjectKey) -> bool,
-    mut live: HashMap<ObjectKey, Value>,
-    failures: &mut Vec<RestoreFailure>,
-) -> Result<(), Attempt> {
-    let uid = |(key, live): (&ObjectKey, &Value)| {
-        Some((key.clone(), live["metadata"]["uid"].as_str()?.to_owned()))
+    take: &mut (dyn FnMut(ObjectKey, Value) + Send),
+) -> Result<(), String> {
+    let mut reads = vec![];
+    for ((namespace, api_version, kind), (objects, largest)) in plan.sizes() {
+        // A kind that is not served was told when its objects were to be created.
+        let Some(kind) = maker.kinds.find(&api_version, &kind) else { continue };
+        reads.push(Read::Kind { kind, namespace, objects, largest });
+    }
+    for (key, item) in plan.items().filter(|(key, _)| key.namespace.is_none()) {
+        let Ok(kind) = maker.kind(&item.api_version, key) else { continue };
+        reads.push(Read::One { kind, key: key.clone() });
+    }
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(IN_FLIGHT);
+    // Collected before they are run: the compiler cannot tell the lifetimes otherwise.
+    let reads: Vec<_> = reads.iter().map(|of| read(maker, of, sender.clone())).collect();
+    drop(sender);
+    let reading = async {
+        let mut reads = stream::iter(reads).buffer_unordered(IN_FLIGHT);
+        while let Some(result) = reads.next().await {
+            result.map_err(|error| describe(&error))?;
+        }
+        // The receiver ends once no sender is left.
+        drop(reads);
+        Ok(())
     };
-    let uids: HashMap<ObjectKey, String> = live.iter().filter_map(uid).collect();
-    for wanted in plan.objects.iter().filter(|wanted| !untouched(&wanted.key)) {
-        let (Some(object), Some(owners)) =
-            (live.remove(&wanted.key), rewrite::owner_references(&wanted.expected, &uids))
-        else {
-            continue;
-        };
-        if object["metadata"]["ownerReferences"].as_array() == Some(&owners) {
-            continue;
-        }
-        // What a controller has changed since it was created is read again, once.
-        let mut result = maker.set_owners(&wanted.key, &object, &owners).await;
-        if let Err(Made::Later(..)) = result
-            && let Ok(kind) = maker.kind(&object)
-            && let Ok(Some(fresh)) = maker.read(kind, &wanted.key).await
-        {
-            result = maker.set_owners(&wanted.key, &fresh, &owners).await;
-        }
-        match result {
-            Ok(_) => {}
-            Err(Made::Failed(reason, why)) => {
-                failures.push(failure(&job.name, Some(&wanted.expected), reason, why));
+    let taking = async {
+        while let Some(live) = receiver.recv().await {
+            if let Some(key) = ObjectKey::of(&live) {
+                take(key, live);
             }
-            Err(Made::Later(reason, why) | Made::Differently(_, reason, why)) => {
-                return Err(Attempt::Waiting(reason, format!("{}: {why}", wanted.key)));
+        }
+    };
+    let (result, ()) = tokio::join!(reading, taking);
+    result
+}
+
+type Found = tokio::sync::mpsc::Sender<Value>;
+
+async fn read(maker: &Maker<'_>, of: &Read<'_>, found: Found) -> kube::Result<()> {
+    match of {
+        Read::One { kind, key } => {
+            if let Some(live) = maker.read(kind, key).await? {
+                let _ = found.send(live).await;
             }
-            Err(Made::There(_) | Made::Conflict(..)) => {}
+            Ok(())
+        }
+        Read::Kind { kind, namespace, objects, largest } => {
+            let limit = (PAGE_BYTES / (largest + ADDED)).clamp(1, PAGE);
+            // The answer as a whole, and one object of it at a time.
+            let bytes = 2 * (largest + ADDED) * limit.min(*objects);
+            let mut restarts = 0;
+            loop {
+                let path = kind.path(Some(namespace));
+                match pages(maker, kind, &path, limit, bytes, &found).await {
+                    // The continue token was too old: a slow page, or a compaction in between.
+                    Err(kube::Error::Api(status)) if status.code == 410 && restarts < RESTARTS => {
+                        restarts += 1;
+                    }
+                    result => return result,
+                }
+            }
         }
     }
-    Ok(())
+}
+
+async fn pages(
+    maker: &Maker<'_>,
+    kind: &Kind,
+    path: &str,
+    limit: usize,
+    bytes: usize,
+    found: &Found,
+) -> kube::Result<()> {
+    let mut next = String::new();
+    loop {
+        let permit = budget::take(bytes).await;
+        let token: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        let path = format!("{path}?limit={limit}&continue={token}");
+        let page: Page = maker.send(Method::GET, &path, vec![]).await?;
+        for item in page.items {
+            let mut live: Value =
+                serde_json::from_str(item.get()).map_err(kube::Error::SerdeError)?;
+            // Items of a list of a built-in kind don't say what they are.
+            live["apiVersion"] = json!(kind.resource.api_version);
+            live["kind"] = json!(kind.resource.kind);
+            let _ = found.send(live).await;
+        }
+        drop(permit);
+        next = page.metadata.next;
+        if next.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// What of the plan is there already, and whether it is as it is to be.
+pub async fn seen(maker: &Maker<'_>, plan: &Plan) -> Result<HashMap<ObjectKey, Seen>, Attempt> {
+    let mut seen = HashMap::new();
+    let mut take = |key: ObjectKey, live: Value| {
+        let Some(item) = plan.item(&key) else { return };
+        let going = !live["metadata"]["deletionTimestamp"].is_null();
+        let is = Live::of(&live, item, maker.since);
+        let owners = plan.left_alone(&key);
+        let same = !going && plan.is_equal(&key, live, owners);
+        seen.insert(key, Seen { live: is, same });
+    };
+    let result = read_back(maker, plan, &mut take).await;
+    result.map_err(|why| Attempt::Waiting(Reason::Progressing, why))?;
+    Ok(seen)
 }
 
 /// Reads everything back, compares it, and asks whether what was ready in the backup is ready. What
-/// was `left` as it is must be there, and is not compared: it was told.
+/// was left as it is must be there, and is not compared: it was told.
 pub async fn verify(
+    work: &Work,
     maker: &Maker<'_>,
     job: &Job,
     plan: &mut Plan,
-    left: &HashSet<ObjectKey>,
-) -> Attempt {
-    let live = match read_back(maker, plan).await {
-        Ok(live) => live,
-        Err(why) => return Attempt::Waiting(Reason::Progressing, why),
+    created: &Created,
+) -> Result<Attempt, Attempt> {
+    let mut uids: HashMap<ObjectKey, String> = HashMap::new();
+    let mut there: HashSet<ObjectKey> = HashSet::new();
+    let mut different: HashSet<ObjectKey> = HashSet::new();
+    let mut not_ready: Option<String> = None;
+    let mut take = |key: ObjectKey, live: Value| {
+        let Some(item) = plan.item(&key) else { return };
+        if key.namespace.is_none() {
+            let uid = live["metadata"]["uid"].as_str().unwrap_or_default();
+            uids.insert(key.clone(), uid.to_owned());
+        }
+        let left = created.left.contains(&key);
+        // Sites and Apps are made ready by their own rooms, after the restore.
+        if item.state == ObjectState::Ready
+            && key.group != names::GROUP
+            && !left
+            && !plan.left_alone(&key)
+            && let Some(why) = readiness(&live).waiting_for()
+        {
+            not_ready.get_or_insert_with(|| format!("{key}: {why}"));
+        }
+        if !left && !plan.is_equal(&key, live, true) {
+            different.insert(key.clone());
+        }
+        there.insert(key);
     };
+    let result = read_back(maker, plan, &mut take).await;
+    result.map_err(|why| Attempt::Waiting(Reason::Progressing, why))?;
     let mut failures = vec![];
-    let mut notices = vec![];
-    let mut not_ready = None;
-    let all: Vec<&Wanted> = plan.objects.iter().chain([&plan.site]).collect();
-    for wanted in &all {
-        let object = Some(&wanted.expected);
-        let Some(found) = live.get(&wanted.key) else {
-            let message = "it was created, and is not there any more".to_owned();
-            failures.push(failure(&job.name, object, Reason::VerifyFailed, message));
+    let mut missing: Vec<&ObjectKey> =
+        plan.items().map(|(key, _)| key).filter(|key| !there.contains(*key)).collect();
+    missing.sort();
+    for key in missing {
+        let message = "it was created, and is not there any more".to_owned();
+        failures.push(plan.notice(key, Reason::VerifyFailed, message));
+    }
+    let count = plan.total();
+    plan.notices.extend(created.notices.iter().cloned());
+    if !different.is_empty() {
+        let found = compare(work, maker, job, plan, &different).await?;
+        failures.extend(found.failures);
+        not_ready = not_ready.or(found.changing);
+        // The same thing may have been told when the object was created.
+        let told = |notice: &RestoreFailure| {
+            let same = |n: &RestoreFailure| n.object == notice.object && n.reason == notice.reason;
+            plan.notices.iter().any(same)
+        };
+        let new: Vec<_> = found.notices.into_iter().filter(|notice| !told(notice)).collect();
+        plan.notices.extend(new);
+    }
+    if !failures.is_empty() {
+        return Err(Attempt::Failed(failures));
+    }
+    if let Some(why) = not_ready {
+        return Err(Attempt::Waiting(Reason::WaitingForReady, why));
+    }
+    let uid = |key: &ObjectKey| uids.get(key).cloned().unwrap_or_default();
+    let mut namespaces: Vec<NamespaceRef> = plan
+        .items()
+        .filter(|(key, _)| key.is("", "Namespace"))
+        .map(|(key, _)| NamespaceRef { name: key.name.clone(), uid: uid(key) })
+        .collect();
+    namespaces.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Attempt::Verified(VerifiedSite {
+        name: job.name.clone(),
+        uid: uid(&plan.index.site_key),
+        namespaces,
+        objects: count,
+    }))
+}
+
+/// What was found of the objects that are not as they were.
+#[derive(Default)]
+struct Compared {
+    failures: Vec<RestoreFailure>,
+    notices: Vec<RestoreFailure>,
+    /// An object that was equal, or gone, when it was read again.
+    changing: Option<String>,
+}
+
+/// Reads what differs from the archive again, and tells in which fields, and whose doing it is.
+async fn compare(
+    work: &Work,
+    maker: &Maker<'_>,
+    job: &Job,
+    plan: &Plan,
+    different: &HashSet<ObjectKey>,
+) -> Result<Compared, Attempt> {
+    let mut compared = Compared::default();
+    let waiting = |error: &kube::Error| Attempt::Waiting(Reason::Progressing, describe(error));
+    let mut reader = work.open(job).await?;
+    let mut late: Vec<_> = plan.late().map(|(_, entry)| entry.clone()).collect();
+    loop {
+        let next = reader.next_raw().await.map_err(|error| work.unreadable(job, &error))?;
+        if let Some(entry) = &next {
+            work.check(job, plan, entry)?;
+        }
+        let archived = next.is_some();
+        let Some(entry) = next.or_else(|| late.pop()) else { return Ok(compared) };
+        let key = entry.key.clone();
+        let item = if archived { plan.archived(&key) } else { plan.item(&key) };
+        let (Some(item), true) = (item, different.contains(&key)) else { continue };
+        let Ok(kind) = maker.kind(&item.api_version, &key) else { continue };
+        let _permit = budget::take(4 * (item.size + ADDED)).await;
+        let wanted = Wanted { item, entry, site: &plan.name };
+        let Some(live) = maker.read(kind, &key).await.map_err(|e| waiting(&e))? else {
+            compared.changing = Some(format!("{key}: is gone"));
             continue;
         };
-        if left.contains(&wanted.key) {
-            continue;
-        }
-        if plan.left_alone(&wanted.key) {
-            if let Made::Differently(_, reason, why) = as_it_lives(&wanted.expected, found.clone())
-            {
-                notices.push(failure(&job.name, object, reason, why));
+        let expected = wanted.expected();
+        if plan.left_alone(&key) {
+            if let Err((reason, why)) = as_it_lives(&expected, &live) {
+                compared.notices.push(plan.notice(&key, reason, why));
             }
             continue;
         }
-        let (bad, told): (Vec<_>, Vec<_>) = differences(&wanted.expected, found)
-            .into_iter()
-            .partition(|d| d.cause == Cause::Unexplained);
+        let mut found = differences(&expected, &live);
+        maker.explain(kind, &wanted, &live, &mut found).await;
+        let (bad, told): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|d| d.cause == Cause::Unexplained);
         if !bad.is_empty() {
             let fields: Vec<String> = bad.iter().take(5).map(ToString::to_string).collect();
             let message = format!("what was read back differs in {}", fields.join(", "));
-            failures.push(failure(&job.name, object, Reason::VerifyFailed, message));
+            compared.failures.push(plan.notice(&key, Reason::VerifyFailed, message));
         }
         for difference in told {
             let reason = match difference.cause {
                 Cause::Reassigned => Reason::Reassigned,
                 _ => Reason::ChangedSince,
             };
-            let message = format!("{} is not as it was", difference);
-            notices.push(failure(&job.name, object, reason, message));
-        }
-        // Sites and Apps are made ready by their own rooms, after the restore.
-        if wanted.state == ObjectState::Ready
-            && wanted.key.group != names::GROUP
-            && let Some(why) = readiness(found).waiting_for()
-        {
-            not_ready = not_ready.or(Some(format!("{}: {why}", wanted.key)));
+            let message = format!("{difference} is not as it was");
+            compared.notices.push(plan.notice(&key, reason, message));
         }
     }
-    let count = all.len();
-    // The same thing may have been told when the object was created.
-    for notice in notices {
-        let told = |n: &RestoreFailure| n.object == notice.object && n.reason == notice.reason;
-        if !plan.notices.iter().any(told) {
-            plan.notices.push(notice);
-        }
-    }
-    if !failures.is_empty() {
-        return Attempt::Failed(failures);
-    }
-    if let Some(why) = not_ready {
-        return Attempt::Waiting(Reason::WaitingForReady, why);
-    }
-    let uid = |key: &ObjectKey| {
-        let uid = live.get(key).and_then(|object| object["metadata"]["uid"].as_str());
-        uid.unwrap_or_default().to_owned()
-    };
-    let namespaces = plan.objects.iter().filter(|o| o.key.is("", "Namespace"));
-    let namespaces =
-        namespaces.map(|o| NamespaceRef { name: o.key.name.clone(), uid: uid(&o.key) }).collect();
-    Attempt::Verified(VerifiedSite {
-        name: job.name.clone(),
-        uid: uid(&plan.site.key),
-        namespaces,
-        objects: count.try_into().unwrap_or(i64::MAX),
-    })
 }

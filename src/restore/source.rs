@@ -1,10 +1,14 @@
 //! Which sites a Restore is of, and from which archives. Pure.
 
+use super::catalogue::Unchosen;
+use super::choose::{Choice, Chosen};
 use super::decide::{Facts, Job, Phase, Standing};
+use super::part::AppPart;
 use crate::api::{
     Backup, ConditionType, Conditions, EntityPhase, PlanBackup, Reason, RequestState,
     RestoreFailure, TargetKind, VerifiedSite, names,
 };
+use crate::cluster::Note;
 
 /// What the source of a Restore comes to.
 pub enum Source {
@@ -24,13 +28,63 @@ pub enum Source {
 /// Which sites this Restore is of.
 pub fn of(facts: &Facts) -> Source {
     let source = &facts.restore.spec.source;
-    match (&source.deletion_request_ref, &source.backup_refs) {
-        (Some(request), _) => of_request(facts, &request.name),
-        (None, Some(_)) => of_backups(facts),
-        (None, None) => {
+    match (&source.deletion_request_ref, &source.backup_refs, &facts.choice) {
+        (Some(request), ..) => of_request(facts, &request.name),
+        (None, Some(_), _) => of_backups(facts),
+        (None, None, Some(choice)) => of_choice(facts, choice),
+        (None, None, None) => {
             let message = "the source names nothing: see kubectl explain restore.spec.source";
             Source::Refused(Reason::NothingToRestore, message.to_owned())
         }
+    }
+}
+
+/// What is to be known of a Restore, whatever becomes of its sites.
+pub fn notices(facts: &Facts) -> Vec<RestoreFailure> {
+    let chosen = facts.choice.iter().flatten().flat_map(|choice| &choice.notices);
+    chosen.chain(&facts.policies).cloned().collect()
+}
+
+/// What is told of it before anything is created: the kinds that are missing.
+pub fn notes(facts: &Facts) -> Option<Note> {
+    let notices = notices(facts);
+    let missing = notices.iter().filter(|n| n.reason == Reason::KindMissing.as_str());
+    let missing: Vec<&str> = missing.filter_map(|notice| notice.object.as_deref()).collect();
+    let message = format!("this cluster does not serve {}: see status.notices", missing.join(", "));
+    (!missing.is_empty()).then(|| Note::warning(Reason::KindMissing, message))
+}
+
+/// Something that is named and cannot be restored.
+fn failed(failure: RestoreFailure) -> Standing {
+    Standing {
+        name: failure.site.clone(),
+        phase: Phase::Failed(vec![failure]),
+        total: 0,
+        done: 0,
+        notices: vec![],
+    }
+}
+
+fn of_choice(facts: &Facts, choice: &Result<Choice, Unchosen>) -> Source {
+    match choice {
+        Ok(choice) => Source::Sites {
+            jobs: choice.chosen.iter().map(|chosen| chosen_job(facts, chosen)).collect(),
+            failed: choice.failures.iter().cloned().map(failed).collect(),
+        },
+        Err(Unchosen::Refused(reason, message)) => Source::Refused(*reason, message.clone()),
+        Err(Unchosen::Waits(reason, message)) => Source::Waits(*reason, message.clone()),
+    }
+}
+
+fn chosen_job(facts: &Facts, chosen: &Chosen) -> Job {
+    let name = chosen.name();
+    Job {
+        verified: verified_before(facts, &name),
+        name,
+        old_uid: chosen.site.uid.clone(),
+        id: chosen.site.id.clone(),
+        backup: chosen.backup.clone(),
+        app: chosen.app.clone().map(|app| AppPart { site: chosen.site.name.clone(), app }),
     }
 }
 
@@ -55,9 +109,10 @@ fn of_request(facts: &Facts, name: &str) -> Source {
         let message = format!("the DeletionRequest {name} purged nothing");
         return Source::Refused(Reason::NothingToRestore, message);
     }
-    if purged.iter().any(|entity| entity.kind == TargetKind::App) {
-        let message = format!("the DeletionRequest {name} purged Apps, not Sites");
-        return Source::Refused(Reason::KindNotSupported, message);
+    if purged.iter().any(|entity| entity.kind == TargetKind::App)
+        && let Some(choice) = &facts.choice
+    {
+        return of_choice(facts, choice);
     }
     let jobs = purged.into_iter().map(|entity| Job {
         name: entity.name.clone(),
@@ -72,13 +127,14 @@ fn of_request(facts: &Facts, name: &str) -> Source {
             keep_until_time: None,
         }),
         verified: verified_before(facts, &entity.name),
+        app: None,
     });
     Source::Sites { jobs: jobs.collect(), failed: vec![] }
 }
 
 fn of_backups(facts: &Facts) -> Source {
     let mut jobs: Vec<Job> = vec![];
-    let mut failed = vec![];
+    let mut bad = vec![];
     for (name, backup) in &facts.backups {
         match job(facts, name, backup.as_ref()) {
             Ok(job) => {
@@ -92,16 +148,10 @@ fn of_backups(facts: &Facts) -> Source {
                 }
                 jobs.push(job);
             }
-            Err(failure) => failed.push(Standing {
-                name: failure.site.clone(),
-                phase: Phase::Failed(vec![failure]),
-                total: 0,
-                done: 0,
-                notices: vec![],
-            }),
+            Err(failure) => bad.push(failed(failure)),
         }
     }
-    Source::Sites { jobs, failed }
+    Source::Sites { jobs, failed: bad }
 }
 
 fn job(facts: &Facts, name: &str, backup: Option<&Backup>) -> Result<Job, RestoreFailure> {
@@ -142,5 +192,6 @@ fn job(facts: &Facts, name: &str, backup: Option<&Backup>) -> Result<Job, Restor
             objects: status.objects.unwrap_or_default(),
             keep_until_time: backup.spec.keep_until_time,
         },
+        app: None,
     })
 }

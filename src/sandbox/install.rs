@@ -51,6 +51,7 @@ pub(super) async fn install(sandbox: &Sandbox) -> Result<()> {
 
     // The namespace and the account come with the rights.
     apply_files(&mut applier, &files, "deploy/rbac").await?;
+    apply_files(&mut applier, &files, "deploy/flow").await?;
 
     // As a kubelet with every right: the guard, which may be in force by now, lets nobody else.
     let kubeconfig = sandbox.layout.operator();

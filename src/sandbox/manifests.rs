@@ -16,12 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::certs::write_private;
 use super::components::Layout;
+use crate::guard::STATIC_SUFFIX;
 
 /// How long the API server may take to load what was written: it watches the folder.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// What the name of every policy and binding on the API server's disk must end with; through the
-/// API such a name is refused.
-pub const SUFFIX: &str = ".static.k8s.io";
 /// The plugins of the API server that load policies; the kinds of their objects begin with them.
 const PLUGINS: [&str; 2] = ["ValidatingAdmissionPolicy", "MutatingAdmissionPolicy"];
 
@@ -35,7 +33,7 @@ fn file(layout: &Layout, plugin: &str) -> PathBuf {
 ///
 /// # Errors
 /// A file cannot be read or is not YAML; an object is neither an admission policy nor a binding of
-/// `admissionregistration.k8s.io/v1`; a name does not end with [`SUFFIX`].
+/// `admissionregistration.k8s.io/v1`; a name does not end with [`STATIC_SUFFIX`].
 pub(super) fn write(layout: &Layout, folder: &Path) -> Result<()> {
     let objects = read(folder)?;
     let mut plugins = Vec::new();
@@ -139,7 +137,10 @@ fn check(object: &Value) -> Result<()> {
             && PLUGINS.iter().any(|plugin| belongs(object, plugin)),
         "{kind} {name} is no admission policy or binding of admissionregistration.k8s.io/v1"
     );
-    ensure!(name.ends_with(SUFFIX), "the name of {kind} {name} must end with {SUFFIX}");
+    ensure!(
+        name.ends_with(STATIC_SUFFIX),
+        "the name of {kind} {name} must end with {STATIC_SUFFIX}"
+    );
     Ok(())
 }
 

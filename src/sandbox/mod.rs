@@ -34,6 +34,7 @@ pub mod manifests;
 mod operator;
 pub mod process;
 mod progress;
+pub mod proxy;
 mod shared;
 mod start;
 mod state;
@@ -50,6 +51,7 @@ pub use self::binaries::{Binaries, Program};
 pub use self::operator::Operator;
 pub use self::process::Process;
 pub use self::progress::Progress;
+pub use self::proxy::Proxy;
 
 use self::certs::Authority;
 use self::components::Layout;
@@ -324,6 +326,15 @@ impl Sandbox {
     /// It ends, or is not ready within 90 s: with the last lines of its log.
     pub async fn start_api_server(&self, args: &[&str]) -> Result<ApiServer> {
         api_server::start(self, args).await
+    }
+
+    /// Starts a proxy before the (first) API server that fails on demand: see [`proxy`]. It can
+    /// have several.
+    ///
+    /// # Errors
+    /// There is no free port on loopback.
+    pub fn start_proxy(&self) -> Result<Proxy> {
+        Proxy::of(self)
     }
 }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
 
+use super::awaiting::awaits;
 use super::observe::{Count, Facts, NamespaceFacts};
 use super::recreate::decide::stands_still;
 use super::rows::{Account, NamespaceRow};
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, DeletionPhase, NamespaceRef, Reason, SiteState,
-    SiteStatus, TargetKind, Time, names,
+    ConditionStatus, ConditionType, Conditions, DeletionPhase, NamespaceRef, RESTORE_STOPPED,
+    Reason, SiteRestore, SiteState, SiteStatus, TargetKind, Time, names,
 };
 use crate::cluster::Note;
 
@@ -65,6 +66,10 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     if let Count::New(inventory) = &facts.count {
         status.inventory = Some(inventory.clone());
     }
+    if restore_is_about_to_say(&facts.site) {
+        let status = facts.site.status.clone().unwrap_or_default();
+        return Decision { effects: vec![], status, notes: vec![], requeue: Some(WAITING) };
+    }
     if let Some(still) = site_stands_still(&facts.site) {
         // Not one write but the status: what is held, purged or restored is another room's.
         return still.decision(status, generation, now);
@@ -78,6 +83,11 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     let fenced = facts.site.finalizers().iter().any(|f| f == names::FINALIZER);
     if !fenced && (problems.is_empty() || owns) {
         effects.push(Effect::AddFinalizer);
+    }
+    if problems.is_empty()
+        && let Some((reason, message)) = facts.known.waits(&facts.site)
+    {
+        return awaits(facts, effects, status, (reason, message), now);
     }
     // An id that two entities have must not lead to a second set of namespaces.
     if problems.is_empty() {
@@ -189,14 +199,27 @@ pub(super) fn site_stands_still(site: &crate::api::Site) -> Option<StandsStill> 
         return Some(StandsStill { state, reason, message });
     }
     let restore = site.annotations().get(names::ANNOTATION_RESTORE);
-    if let Some(restore) = restore {
-        return Some(StandsStill {
-            state: SiteState::Restoring,
-            reason: Reason::Restoring,
-            message: format!("being restored by Restore {restore}"),
-        });
-    }
-    None
+    restore.map(|restore| restoring(restore, status.and_then(|s| s.restore.as_ref())))
+}
+
+/// What a Site says that carries the mark of this Restore.
+fn restoring(restore: &str, noted: Option<&SiteRestore>) -> StandsStill {
+    let stopped = noted.is_some_and(|noted| noted.stage == RESTORE_STOPPED);
+    let (state, reason) = match stopped {
+        true => (SiteState::AwaitingRestore, Reason::RestoreStopped),
+        false => (SiteState::Restoring, Reason::Restoring),
+    };
+    let message =
+        noted.map_or_else(|| format!("being restored by Restore {restore}"), SiteRestore::in_words);
+    StandsStill { state, reason, message }
+}
+
+/// Whether the Restore that has marked a Site is about to say where it stands: one write is enough
+/// for both.
+fn restore_is_about_to_say(site: &crate::api::Site) -> bool {
+    let status = site.status.as_ref();
+    let marked = site.annotations().contains_key(names::ANNOTATION_RESTORE);
+    marked && status.is_none_or(|s| s.restore.is_none() && s.deletion.is_none())
 }
 
 /// Why a Site stands still that was deleted past the guard.

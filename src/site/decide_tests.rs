@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{Site, TargetKind};
 use crate::cluster::Holder;
+use crate::site::awaiting::Known;
 
 fn site(extra: Value) -> Site {
     let mut site = json!({
@@ -48,6 +49,7 @@ fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
         policy_exists: true,
         role_exists: true,
         newest_backup: None,
+        known: Known::NotAsked,
         count: Count::Fits,
         repaired: vec![],
     }
@@ -162,13 +164,18 @@ fn a_duplicate_id_names_the_other_holder_and_makes_nothing() {
 #[test]
 fn what_is_held_purged_restored_or_deleted_past_the_gates_is_left_alone() {
     let deletion = |phase: &str| json!({ "status": { "deletion": { "requestRef": { "name": "r" }, "requestUid": "ru", "phase": phase } } });
+    let restore = |stage: &str| {
+        json!({
+            "metadata": { "annotations": { "reprieve.dev/restore": "back" } },
+            "status": { "restore": { "restoreRef": { "name": "back" }, "stage": stage, "objectsDone": 3, "objectsTotal": 9 } },
+        })
+    };
     let cases = [
         (deletion("Held"), SiteState::PendingDeletion),
         (deletion("Purging"), SiteState::Purging),
-        (
-            json!({ "metadata": { "annotations": { "reprieve.dev/restore": "back" } } }),
-            SiteState::Restoring,
-        ),
+        (restore("Queued"), SiteState::Restoring),
+        // That Restore has ended, and half of a site must not go into service.
+        (restore("Stopped"), SiteState::AwaitingRestore),
         (
             json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }),
             SiteState::PendingDeletion,
@@ -180,6 +187,33 @@ fn what_is_held_purged_restored_or_deleted_past_the_gates_is_left_alone() {
         assert_eq!(decision.effects, [], "{state:?}");
         assert_eq!(decision.status.state, Some(state));
     }
+}
+
+#[test]
+fn what_a_restore_says_of_a_site() {
+    let mark = json!({ "metadata": { "annotations": { "reprieve.dev/restore": "back" } } });
+    // One that was just created: the Restore is about to say where it stands, in one write.
+    let fresh = facts(site(mark.clone()), ours());
+    let decision = decide(&fresh, at(0));
+    assert_eq!(decision.status, fresh.site.status.clone().unwrap_or_default());
+    let told = |restore: Value| {
+        let mut site = site(mark.clone());
+        site.status = serde_json::from_value(json!({ "restore": restore })).unwrap();
+        let decision = decide(&facts(site, ours()), at(0));
+        (ready_reason(&decision).to_owned(), message(&decision).to_owned())
+    };
+    let (reason, said) = told(
+        json!({ "restoreRef": { "name": "back" }, "stage": "Queued", "objectsDone": 0, "objectsTotal": 9, "place": 17, "places": 400 }),
+    );
+    assert_eq!(
+        (&*reason, &*said),
+        ("Restoring", "being restored by Restore back, place 17 of 400")
+    );
+    let (reason, said) = told(
+        json!({ "restoreRef": { "name": "back" }, "stage": "Stopped", "objectsDone": 3, "objectsTotal": 9, "message": "cancelled; go on so" }),
+    );
+    assert_eq!(reason, "RestoreStopped");
+    assert!(said.contains("with 3 of 9 objects: cancelled; go on so"), "{said}");
 }
 
 #[test]
@@ -273,4 +307,50 @@ fn an_account_that_lost_its_rights_is_told_or_repaired() {
     let mut no_role = facts(recorded(), ours());
     no_role.role_exists = false;
     assert_eq!(ready_reason(&decide(&no_role, at(0))), "AccountChanged");
+}
+
+#[test]
+fn a_new_site_that_the_store_knows_sets_nothing_up() {
+    let backups = || Known::Backups {
+        name: "acme".into(),
+        backup: "nightly".into(),
+        time: at(0),
+        objects: 7,
+        purged_by: None,
+    };
+    let unclear = || Known::Unclear("it is not signed".into());
+    let unanswered = || Known::Unanswered("no route".into());
+    let (awaiting, degraded) = (Some(SiteState::AwaitingRestore), Some(SiteState::Degraded));
+    let rows = [
+        (backups(), awaiting, "AwaitingRestore", false),
+        (unclear(), awaiting, "AwaitingRestore", false),
+        (unanswered(), degraded, "StoreUnavailable", true),
+    ];
+    for (known, state, reason, working) in rows {
+        for finalizers in [json!([]), json!([names::FINALIZER])] {
+            let absent =
+                NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
+            let fenced = finalizers != json!([]);
+            let mut facts =
+                facts(site(json!({ "metadata": { "finalizers": finalizers } })), absent);
+            facts.known = known.clone();
+            let decision = decide(&facts, at(0));
+            let fence: &[Effect] = if fenced { &[] } else { &[Effect::AddFinalizer] };
+            assert_eq!(decision.effects, fence, "nothing but the fence");
+            assert_eq!((decision.status.state, ready_reason(&decision)), (state, reason));
+            let conditions = &decision.status.conditions;
+            assert_eq!(conditions.is_true(ConditionType::Reconciling), working);
+            assert!(!conditions.is_true(ConditionType::Stalled));
+            assert!(decision.requeue.is_some());
+            let said = &conditions.get(ConditionType::Ready).unwrap().message;
+            assert!(said.contains("kubectl annotate site acme reprieve.dev/start-empty=true"));
+            assert_eq!(said.contains("{\"sites\":{\"ids\":[\"site-1\"]}}"), known == backups());
+        }
+    }
+    for known in [Known::No, Known::NotAsked] {
+        let absent = NamespaceFacts { name: "acme".into(), live: None, account: Account::Missing };
+        let mut facts = facts(site(json!({})), absent);
+        facts.known = known;
+        assert!(decide(&facts, at(0)).effects.contains(&Effect::CreateNamespace("acme".into())));
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::fleet::Fleet;
 use super::observe::Count;
 use crate::api::{Inventory, Site, Time, names};
-use crate::cluster::collect::{CollectError, Freshness, collect, for_each, is_derived};
+use crate::cluster::collect::{CollectError, Freshness, Walk, for_each, is_derived};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::archived_form;
 use crate::cluster::{Context, Error, Result, Shutdown};
@@ -210,11 +210,10 @@ async fn count(ctx: &Context, fleet: &Fleet, sizes: &mut BTreeMap<String, Size>)
             let own = rows.namespaces.iter().filter(|(_, row)| row.site.as_ref() == Some(&name));
             own.map(|(namespace, _)| namespace.clone()).collect()
         };
-        match collect(&ctx.client, &kinds, &name, &namespaces, Freshness::Cached).await {
-            Ok(collection) => {
+        match count_one(ctx, &kinds, &name, &namespaces).await {
+            Ok((objects, bytes)) => {
                 if let Some(size) = sizes.get_mut(&name) {
-                    size.objects = collection.objects.len().try_into().unwrap_or(i64::MAX);
-                    size.bytes = collection.bytes().try_into().unwrap_or(i64::MAX);
+                    (size.objects, size.bytes) = (objects, bytes);
                 }
             }
             // What goes is told by its own condition.
@@ -225,6 +224,22 @@ async fn count(ctx: &Context, fleet: &Fleet, sizes: &mut BTreeMap<String, Size>)
         }
     }
     Ok(())
+}
+
+/// Number and size of a site's objects.
+async fn count_one(
+    ctx: &Context,
+    kinds: &Kinds,
+    site: &str,
+    namespaces: &[String],
+) -> Result<(i64, i64), CollectError> {
+    let mut walk = Walk::begin(&ctx.client, kinds, site, namespaces, Freshness::Cached).await?;
+    let (mut objects, mut bytes) = (0, 0);
+    while let Some(object) = walk.next().await? {
+        objects += 1;
+        bytes += i64::try_from(object.form.to_string().len()).unwrap_or(i64::MAX);
+    }
+    Ok((objects, bytes))
 }
 
 async fn count_many(
@@ -243,13 +258,16 @@ async fn count_many(
     };
     let around = [(names::API_VERSION, "Site"), ("v1", "Namespace")];
     let around = around.into_iter().filter_map(|(version, kind)| kinds.find(version, kind));
-    for kind in around.chain(kinds.of_a_site()) {
+    let inside = around.chain(kinds.of_a_site()).map(|kind| (kind, None));
+    let beside = kinds.beside_sites().map(|kind| (kind, Some(names::LABEL_SITE)));
+    for (kind, label) in inside.chain(beside) {
         let mut add = |live: Value| {
             let metadata = &live["metadata"];
             let name = metadata["name"].as_str().unwrap_or_default();
             let site = match (metadata["namespace"].as_str(), kind.resource.kind.as_str()) {
                 (Some(namespace), _) => owners.get(namespace).map(String::as_str),
                 (None, "Site") => Some(name),
+                (None, _) if label.is_some() => metadata["labels"][names::LABEL_SITE].as_str(),
                 (None, _) => owners.get(name).map(String::as_str),
             };
             if let Some(size) = site.and_then(|site| sizes.get_mut(site))
@@ -260,7 +278,7 @@ async fn count_many(
                 size.bytes += i64::try_from(bytes).unwrap_or(i64::MAX);
             }
         };
-        for_each(&ctx.client, kind, None, Freshness::Live, &mut add).await?;
+        for_each(&ctx.client, kind, label, Freshness::Live, &mut add).await?;
     }
     Ok(())
 }

@@ -5,9 +5,11 @@
 
 mod act;
 pub mod app;
+mod awaiting;
 pub mod decide;
 mod fleet;
 mod inventory;
+mod known;
 mod observe;
 pub mod recreate;
 mod rows;
@@ -20,20 +22,25 @@ use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 
+use self::awaiting::Known;
 use self::fleet::Fleet;
 use self::inventory::Inventories;
+use self::known::Asker;
 use crate::api::Site;
 use crate::cluster::{Context, During, Result, Shutdown, Written, drive, write_status};
+use crate::store::Store;
 
 /// The limit of one reconciliation.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait for one's own write to be seen.
 const OWN_WRITE: Duration = Duration::from_secs(2);
+/// How soon a new Site that waits for its turn to ask the store is looked at again.
+const TURN: Duration = Duration::from_millis(500);
 /// How often what was written is decided again at once.
 const ROUNDS: usize = 3;
 
 /// Runs the room until shutdown.
-pub async fn run(ctx: Context, down: Shutdown) {
+pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     let (fleet, controllers) = Fleet::start(&ctx, &down);
     let inventories = Inventories::default();
     let room = Room {
@@ -41,6 +48,7 @@ pub async fn run(ctx: Context, down: Shutdown) {
         fleet: fleet.clone(),
         inventories: inventories.clone(),
         written: Written::default(),
+        asker: Asker::new(store),
     };
     let sites = drive("site", controllers.sites, ctx.clone(), TIMEOUT, down.clone(), move |site| {
         reconcile(room.clone(), site)
@@ -55,6 +63,7 @@ struct Room {
     fleet: Fleet,
     inventories: Inventories,
     written: Written,
+    asker: Asker,
 }
 
 async fn reconcile(room: Room, site: Arc<Site>) -> Result<Action> {
@@ -67,6 +76,10 @@ async fn reconcile(room: Room, site: Arc<Site>) -> Result<Action> {
     let api: Api<Site> = Api::all(ctx.client.clone());
     let mut facts =
         observe::observe(ctx, &room.fleet, &room.inventories, Site::clone(&site)).await?;
+    facts.known = room.asker.ask(&facts.site, &facts.namespaces).await;
+    if facts.known == Known::InTurn {
+        return Ok(Action::requeue(TURN));
+    }
     let mut decision = decide::decide(&facts, ctx.now());
     for round in 0..ROUNDS {
         if decision.effects.is_empty() {

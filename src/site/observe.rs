@@ -3,6 +3,7 @@
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::awaiting::Known;
 use super::fleet::Fleet;
 use super::inventory::Inventories;
 use super::rows::{Account, NamespaceRow};
@@ -26,6 +27,8 @@ pub struct Facts {
     pub role_exists: bool,
     /// The newest verified Backup of the Site, asked for only when it lost a namespace.
     pub newest_backup: Option<String>,
+    /// What the store says of its id, asked for only when it is new.
+    pub known: Known,
     /// What it holds.
     pub count: Count,
     /// What of the accounts was gone and was made again.
@@ -110,6 +113,7 @@ fn gather(fleet: &Fleet, inventories: &Inventories, site: Site, ctx: &Context) -
         policy_exists: policy == names::DEFAULT_POLICY || rows.policies.get(policy).is_some(),
         role_exists: rows.roles.get(names::APP_ACCOUNT).is_some(),
         newest_backup: None,
+        known: Known::NotAsked,
         count,
         repaired: vec![],
         namespaces,

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::table::{Change, Table};
 use crate::api::{
-    App, ConditionType, Conditions, Deletion, NamespaceRef, Site, TargetKind, Time, names,
+    App, ConditionType, Conditions, Deletion, NamespaceRef, Site, SiteState, TargetKind, Time,
+    names,
 };
 use crate::cluster::Holder;
 
@@ -18,6 +19,7 @@ pub struct SiteRow {
     policy: String,
     deletion: Option<Deletion>,
     restore: Option<String>,
+    awaiting: bool,
     recreating: bool,
     deleted: bool,
     recorded: Vec<NamespaceRef>,
@@ -118,6 +120,7 @@ impl SiteRow {
             policy: site.spec.policy_ref.name.clone(),
             deletion: status.and_then(|s| s.deletion.clone()),
             restore: annotations.and_then(|a| a.get(names::ANNOTATION_RESTORE).cloned()),
+            awaiting: status.is_some_and(|s| s.state == Some(SiteState::AwaitingRestore)),
             recreating: annotations.is_some_and(|a| a.contains_key(names::ANNOTATION_RECREATE)),
             deleted: site.metadata.deletion_timestamp.is_some(),
             recorded: status.map(|s| s.namespaces.clone()).unwrap_or_default(),
@@ -175,6 +178,12 @@ impl Rows {
     pub fn apps_in(&self, namespace: &str) -> impl Iterator<Item = &AppRow> {
         let names = self.apps_in.get(namespace).into_iter().flatten();
         names.filter_map(move |name| self.apps.get(&format!("{namespace}/{name}")))
+    }
+
+    /// The Site that names this namespace and awaits its restore.
+    pub fn awaiting(&self, namespace: &str) -> Option<String> {
+        let mut claims = self.claims.get(namespace).into_iter().flatten();
+        claims.find(|name| self.sites.get(name).is_some_and(|site| site.awaiting)).cloned()
     }
 
     /// The account for Apps in this namespace.

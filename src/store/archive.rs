@@ -3,7 +3,7 @@
 //! An archive is one zstd frame (with its checksum) of JSON lines:
 //! ```text
 //! {"header":{"format":"reprieve.dev/archive/v1","backup":…,"site":{"name","uid","id"},"time":…}}
-//! {"object":{"key":"Deployment.apps/acme/web","digest":"sha256:…","state":"Ready","object":{…}}}
+//! {"object":{"key":"Deployment.apps/acme/web","digest":"sha256:…","state":"Ready","object":{…},"owners":[…]}}
 //! …
 //! {"manifest":{"count":…,"bytes":…,"contentDigest":"sha256:…","rootDigest":"sha256:…","signature":{…}}}
 //! ```
@@ -11,18 +11,20 @@
 //! sorted keys and digests, so that equal content has an equal one; `contentDigest` is over every
 //! byte before the manifest, so that nothing in an archive is covered by no digest. The signature
 //! is over both and the header. Readers skip fields that they do not know: what is added later
-//! (field owners) needs no new version. The whole format is in `docs/archive-format.md`.
+//! needs no new version. Objects stand in the order in which a restore creates them, but for what
+//! older versions wrote. The whole format is in `docs/archive-format.md`.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::signing::Signature;
 use crate::api::Time;
 use crate::cluster::collect::ObjectState;
-use crate::cluster::form::ObjectKey;
+use crate::cluster::form::{ObjectKey, digest_of, object_digest};
 
 /// The format that this version writes, and the only one that it reads.
 pub const FORMAT: &str = "reprieve.dev/archive/v1";
@@ -57,6 +59,9 @@ pub struct Header {
     pub site: Identity,
     /// When the objects were listed.
     pub time: Time,
+    /// The resourceVersion of the Site, which was read before everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
 }
 
 /// One object.
@@ -71,6 +76,86 @@ pub struct Entry {
     pub state: ObjectState,
     /// The object in its archived form.
     pub object: Value,
+    /// Who owns which field: the object's `managedFields` without those of its status and without
+    /// times. None: nobody has applied it server-side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners: Option<Vec<Value>>,
+}
+
+/// One object, with its bytes as they lie in the archive.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RawEntry {
+    /// Which object.
+    pub key: ObjectKey,
+    /// Digest of the object.
+    pub digest: String,
+    /// How it stood when it was listed.
+    pub state: ObjectState,
+    /// Its field owners, as entries of `managedFields`.
+    #[serde(default)]
+    pub owners: Option<Box<RawValue>>,
+    /// The object in its archived form.
+    pub object: Box<RawValue>,
+}
+
+impl RawEntry {
+    /// Whether the object is the one of its key and its digest.
+    pub(super) fn is_whole(&self) -> bool {
+        let text = self.object.get();
+        let key = serde_json::from_str::<Head>(text).ok().map(Head::key);
+        if key.as_ref() != Some(&self.key) {
+            return false;
+        }
+        // The digest is over compact JSON with sorted keys, which is how this writer writes it.
+        digest_of(text.as_bytes()) == self.digest
+            || serde_json::from_str::<Value>(text)
+                .is_ok_and(|object| object_digest(&object) == self.digest)
+    }
+
+    /// The object.
+    pub fn object(&self) -> Value {
+        serde_json::from_str(self.object.get()).unwrap_or_default()
+    }
+
+    /// The object's API version.
+    pub fn api_version(&self) -> String {
+        serde_json::from_str::<Head>(self.object.get()).map(|h| h.api_version).unwrap_or_default()
+    }
+}
+
+impl From<&Entry> for RawEntry {
+    fn from(entry: &Entry) -> Self {
+        let text = serde_json::to_string(entry).expect("an entry is plain data");
+        serde_json::from_str(&text).expect("what was just written")
+    }
+}
+
+/// As much of an object as says which one it is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+    metadata: HeadMetadata,
+}
+
+#[derive(Deserialize)]
+struct HeadMetadata {
+    name: String,
+    namespace: Option<String>,
+}
+
+impl Head {
+    fn key(self) -> ObjectKey {
+        let group = self.api_version.split_once('/').map_or("", |(group, _)| group);
+        ObjectKey {
+            group: group.to_owned(),
+            kind: self.kind,
+            namespace: self.metadata.namespace.filter(|name| !name.is_empty()),
+            name: self.metadata.name,
+        }
+    }
 }
 
 /// The last line.
@@ -94,7 +179,8 @@ impl Manifest {
     /// What is signed: whose archive it is, and all that is in it. A list, in which nothing can be
     /// taken for something else and there is no order of keys to agree on.
     pub(super) fn statement(&self, header: &Header) -> Vec<u8> {
-        let Header { format, backup, site: Identity { name, uid, id }, time } = header;
+        // What is not named here is among the bytes of the content digest.
+        let Header { format, backup, site: Identity { name, uid, id }, time, .. } = header;
         let Self { count, bytes, content_digest, root_digest, signature: _ } = self;
         let statement = serde_json::json!([
             "reprieve.dev/archive-signature/v1",
@@ -118,6 +204,15 @@ pub(super) enum Line<'a> {
     Header(Cow<'a, Header>),
     Object(Cow<'a, Entry>),
     Manifest(Cow<'a, Manifest>),
+}
+
+/// A line, as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum ReadLine {
+    Header(serde::de::IgnoredAny),
+    Object(RawEntry),
+    Manifest(Manifest),
 }
 
 /// A whole archive that was verified.

@@ -1,15 +1,16 @@
 //! The catalogue: a small entry beside each archive, so that the store alone is enough to say
 //! which backups of which sites there are.
 
+use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::archive::{Header, Identity};
 use super::{Damage, Signature, Store, StoreError, layout};
-use crate::api::{BackupPurpose, Time};
+use crate::api::{BackupPurpose, ChangedObjects, ReadVersions, Time};
 
 /// The format of an entry.
 pub const FORMAT: &str = "reprieve.dev/catalogue/v1";
@@ -36,10 +37,57 @@ pub struct CatalogueEntry {
     pub objects: u64,
     /// Size of the archive, in bytes.
     pub bytes: u64,
+    /// At which resourceVersions of the core API the site was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_versions: Option<ReadVersions>,
+    /// What changed while it was read. None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_objects: Option<ChangedObjects>,
     /// Until when it is kept at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_until_time: Option<Time>,
+    /// What must be known of it without reading it. Absent: an older operator made the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<Contents>,
 }
+
+/// What is in an archive, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contents {
+    /// The Apps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apps: Vec<CataloguedApp>,
+    /// The kinds of the objects, the core ones left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<CataloguedKind>,
+}
+
+/// An App in an archive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CataloguedApp {
+    /// The platform's id.
+    pub id: String,
+    /// Namespace of the App.
+    pub namespace: String,
+    /// Name of the App.
+    pub name: String,
+}
+
+/// A kind of which an archive has objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CataloguedKind {
+    /// API group and version. Example: `cert-manager.io/v1`.
+    pub api_version: String,
+    /// Kind. Example: `Certificate`.
+    pub kind: String,
+    /// The CustomResourceDefinition that would serve it. Example: `certificates.cert-manager.io`.
+    pub crd: String,
+}
+
+/// Entries that are read at the same time.
+const READING: usize = 32;
 
 /// What a look at the catalogue gives.
 #[derive(Debug, Default)]
@@ -71,22 +119,25 @@ impl CatalogueEntry {
 }
 
 impl Store {
-    /// Puts an archive into the catalogue. To be called once it was read back.
+    /// Puts an archive into the catalogue. To be called once it was read back. An entry is never
+    /// written over: another one in its place is an error.
     ///
     /// # Errors
-    /// A store that cannot be written.
+    /// A store that cannot be written or read.
     pub async fn enter(&self, entry: &CatalogueEntry) -> Result<(), StoreError> {
         let path = Path::from(layout::catalogue_entry(&entry.location));
         let mut value = serde_json::to_value(entry).expect("an entry is plain data");
         if let Some(signature) = self.keys.sign(&CatalogueEntry::statement(&value)) {
             value["signature"] = json!(signature);
         }
-        let text = format!("{value:#}\n");
-        self.objects
-            .put(&path, PutPayload::from(text))
-            .await
-            .map(|_| ())
-            .map_err(|error| StoreError::unwritable(&self.url, error))
+        let text = Bytes::from(format!("{value:#}\n"));
+        self.create(&path, text.clone()).await?;
+        // It may have been there: from this call, whose answer was lost, or from another one.
+        if self.get(&path).await?.is_some_and(|there| there == text) {
+            return Ok(());
+        }
+        let why = format!("{path} holds another catalogue entry than was written");
+        Err(StoreError::Unwritable { url: self.url.clone(), why })
     }
 
     /// The backups of the site with this id, oldest first. Entries that cannot be read are told
@@ -97,6 +148,16 @@ impl Store {
     pub async fn backups_of(&self, site_id: &str) -> Result<Vec<CatalogueEntry>, StoreError> {
         let found = self.listing(&layout::site_folder(site_id)).await?.told();
         Ok(found.into_iter().filter(|entry| entry.site.id == site_id).collect())
+    }
+
+    /// What the catalogue has of the site with this id, and what of it cannot be taken and why.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub async fn listing_of(&self, site_id: &str) -> Result<Listing, StoreError> {
+        let mut found = self.listing(&layout::site_folder(site_id)).await?;
+        found.entries.retain(|entry| entry.site.id == site_id);
+        Ok(found)
     }
 
     /// Every backup of every site, oldest first. Entries that cannot be read are told in the log
@@ -116,34 +177,59 @@ impl Store {
         self.listing("sites").await
     }
 
-    async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
+    pub(super) async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
         let mut found = Listing::default();
-        let mut files = self.objects.list(Some(&Path::from(folder)));
-        while let Some(file) = files.try_next().await.map_err(unreadable)? {
-            let location = file.location.as_ref();
-            if !location.ends_with(".json") {
-                continue;
-            }
-            let bytes = match self.objects.get(&file.location).await {
-                Ok(result) => result.bytes().await.map_err(unreadable)?,
-                // Gone since it was listed.
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => return Err(unreadable(error)),
-            };
-            match self.entry(location, &bytes) {
-                Ok(entry) => found.entries.push(entry),
-                Err(damage) => {
-                    found.refused.push(StoreError::Entry { location: location.to_owned(), damage });
-                }
+        let files = self.objects.list(Some(&Path::from(folder)));
+        let mut entries = files
+            .map_ok(|file| self.entry_at(file.location))
+            .try_buffer_unordered(READING)
+            .map_err(unreadable);
+        while let Some(read) = entries.try_next().await? {
+            match read {
+                Some(Ok(entry)) => found.entries.push(entry),
+                Some(Err(error)) => found.refused.push(error),
+                None => {}
             }
         }
+        if found.entries.is_empty() && found.refused.is_empty() {
+            self.is_there().await?;
+        }
+        found.refused.sort_by_cached_key(ToString::to_string);
         found.entries.sort_by(|a, b| (a.time, &a.location).cmp(&(b.time, &b.location)));
         Ok(found)
     }
 
+    /// The entry at this place. None: it is no entry, or gone since it was listed.
+    async fn entry_at(
+        &self,
+        path: Path,
+    ) -> object_store::Result<Option<Result<CatalogueEntry, StoreError>>> {
+        let location = path.as_ref();
+        if !location.ends_with(".json") {
+            return Ok(None);
+        }
+        let bytes = match self.objects.get(&path).await {
+            Ok(result) => result.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let bad = |damage| StoreError::Entry { location: location.to_owned(), damage };
+        Ok(Some(self.entry(location, &bytes).map_err(bad)))
+    }
+
+    /// The catalogue entry of the archive at this place. None: there is none.
+    ///
+    /// # Errors
+    /// A store that cannot be read, and an entry that cannot be taken.
+    pub async fn entry_of(&self, archive: &str) -> Result<Option<CatalogueEntry>, StoreError> {
+        let path = Path::from(layout::catalogue_entry(archive));
+        let read = self.entry_at(path).await;
+        read.map_err(|error| StoreError::unreadable(&self.url, error))?.transpose()
+    }
+
     /// The entry in these bytes, which lie at this place.
-    fn entry(&self, location: &str, bytes: &[u8]) -> Result<CatalogueEntry, Damage> {
+    pub(super) fn entry(&self, location: &str, bytes: &[u8]) -> Result<CatalogueEntry, Damage> {
         let corrupt = |error: serde_json::Error| Damage::Corrupt(error.to_string());
         let mut value: Value = serde_json::from_slice(bytes).map_err(corrupt)?;
         let format = value["format"].as_str().unwrap_or_default();

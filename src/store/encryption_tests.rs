@@ -130,7 +130,7 @@ async fn no_byte_of_a_secret_lies_in_an_encrypted_store() {
             store = opened(&store, &[&key], &[&key]);
         }
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": CANARY, "namespace": "acme"}, "data": {"password": CANARY}});
-        let mut writer = store.write(LOCATION, &header()).unwrap();
+        let mut writer = store.rewrite(LOCATION, &header()).unwrap();
         writer.add(&entry_of(&secret)).await.unwrap();
         for i in 0..5000 {
             writer.add(&entry(i)).await.unwrap();

@@ -47,6 +47,14 @@ pub enum StoreError {
         /// What is wrong with it.
         damage: Damage,
     },
+    /// A document is not what it should be.
+    #[error("the file {location} of the store {damage}")]
+    Document {
+        /// Where it lies.
+        location: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
     /// The archive is not what it should be.
     #[error("the archive {location} {damage}")]
     Archive {
@@ -152,6 +160,7 @@ impl StoreError {
             Self::BadUrl { .. }
             | Self::BadKey { .. }
             | Self::Entry { .. }
+            | Self::Document { .. }
             | Self::Archive { .. } => false,
         }
     }
@@ -162,7 +171,10 @@ impl StoreError {
             Self::BadUrl { .. } | Self::Unwritable { .. } | Self::Unreadable { .. } => {
                 ": check --store-url and its volume or bucket"
             }
-            Self::BadKey { .. } | Self::Entry { .. } | Self::Archive { .. } => "",
+            Self::BadKey { .. }
+            | Self::Entry { .. }
+            | Self::Document { .. }
+            | Self::Archive { .. } => "",
         }
     }
 

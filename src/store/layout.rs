@@ -29,9 +29,10 @@ pub fn site_folder(site_id: &str) -> String {
     format!("sites/{}", segment(site_id))
 }
 
-/// Where the archive of this Backup lies.
-pub fn archive(site_id: &str, backup: &str, backup_uid: &str) -> String {
-    format!("{}/{}.{}.jsonl.zst", site_folder(site_id), segment(backup), segment(backup_uid))
+/// Where the archive of an attempt at this Backup lies.
+pub fn archive(site_id: &str, backup: &str, backup_uid: &str, attempt: &str) -> String {
+    let [backup, uid, attempt] = [backup, backup_uid, attempt].map(segment);
+    format!("{}/{backup}.{uid}.{attempt}.jsonl.zst", site_folder(site_id))
 }
 
 /// Where the catalogue entry of an archive lies.
@@ -54,6 +55,32 @@ pub fn record_closed(uid: &str) -> String {
     format!("{RECORDS}/{}{CLOSED_SUFFIX}", segment(uid))
 }
 
+/// The folder of what was purged.
+pub const PURGES: &str = "ledger/purged";
+
+/// The folder of what was purged of this id.
+pub fn purges_of(id: &str) -> String {
+    format!("{PURGES}/{}", segment(id))
+}
+
+/// Where it says that the entity with this id and UID was purged.
+pub fn purge(id: &str, uid: &str) -> String {
+    format!("{}/{}.json", purges_of(id), segment(uid))
+}
+
+/// The folder of the DeletionPolicies.
+pub const POLICIES: &str = "policies";
+
+/// Where the DeletionPolicy of this name and UID lies.
+pub fn policy(name: &str, uid: &str) -> String {
+    format!("{POLICIES}/{}/{}.json", segment(name), segment(uid))
+}
+
+/// Where the choice of the Restore with this UID lies.
+pub fn choice(restore_uid: &str) -> String {
+    format!("restores/{}.json", segment(restore_uid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,8 +100,8 @@ mod tests {
 
     #[test]
     fn the_entry_lies_beside_the_archive() {
-        let archive = archive("site-1", "acme-1", "0f-1");
-        assert_eq!(archive, "sites/site-1/acme-1.0f-1.jsonl.zst");
-        assert_eq!(catalogue_entry(&archive), "sites/site-1/acme-1.0f-1.json");
+        let archive = archive("site-1", "acme-1", "0f-1", "b5e2");
+        assert_eq!(archive, "sites/site-1/acme-1.0f-1.b5e2.jsonl.zst");
+        assert_eq!(catalogue_entry(&archive), "sites/site-1/acme-1.0f-1.b5e2.json");
     }
 }

@@ -4,8 +4,12 @@
 //!
 //! # Layout
 //! ```text
-//! sites/<id>/<backup>.<uid>.jsonl.zst   one archive per backup, see [`archive`]
-//! sites/<id>/<backup>.<uid>.json        its catalogue entry, written once it was read back
+//! sites/<id>/<backup>.<uid>.<attempt>.jsonl.zst   an archive, see [`archive`]
+//! sites/<id>/<backup>.<uid>.<attempt>.json        its catalogue entry, once it was read back
+//! sites/<id>/….jsonl.zst.expired                  the archive is being taken away
+//! policies/<name>/<uid>.json            a DeletionPolicy as it was last, see [`policies`]
+//! ledger/purged/<id>/<uid>.json         what was purged for a request, see [`ledger`]
+//! restores/<uid>.json                   what a Restore chose from the catalogue
 //! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
 //! records/<uid>.closed                  what it tells of lives again
 //! probe                                 written and read back when the store is opened
@@ -13,19 +17,26 @@
 //! `<id>` is the site's id and `<backup>` the Backup's name, encoded by [`layout`]: any id is one
 //! path segment of a length that every file system takes, two ids never share one, and no id can
 //! point out of the store. The UID is the Backup's own, so that a Backup that is made again under
-//! an old name never writes over the old archive.
+//! an old name has a place of its own; so has each attempt at one, by a random word, and nothing is
+//! written over: an upload that comes late can do no harm.
 
 pub mod archive;
 pub mod catalogue;
+mod choices;
 mod connect;
+mod documents;
 mod encryption;
 mod error;
 pub mod layout;
+pub mod ledger;
 mod options;
+pub mod policies;
 mod reader;
 pub mod records;
+mod shelf;
 mod signing;
 mod trouble;
+mod upload;
 mod writer;
 
 #[cfg(test)]
@@ -38,17 +49,24 @@ mod tests;
 use std::sync::Arc;
 
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-pub use archive::{Archive, Entry, Header, Identity, Manifest};
-pub use catalogue::{CatalogueEntry, Listing};
+pub use archive::{Archive, Entry, Header, Identity, Manifest, RawEntry};
+pub use catalogue::{CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Listing};
+pub use documents::Documents;
 pub use encryption::Encryption;
 pub use error::{Damage, StoreError};
+pub use ledger::Purge;
 pub use options::{Options, StoreArgs};
+pub use policies::StoredPolicy;
 pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
+pub use shelf::{ArchiveFile, Shelf};
 pub use signing::{Keys, PublicKey, Signature};
 pub use writer::{ArchiveWriter, Written};
+
+/// Where a store is tried.
+const PROBE: &str = "probe";
 
 /// The object store in which the archives lie.
 #[derive(Clone, Debug)]
@@ -110,6 +128,11 @@ impl Store {
         )
     }
 
+    /// To how many archives are encrypted; 0: they are not.
+    pub fn recipients(&self) -> usize {
+        self.encryption.names().len()
+    }
+
     /// To whom archives are encrypted, for the log.
     pub fn encryption(&self) -> String {
         match self.encryption.names() {
@@ -123,13 +146,13 @@ impl Store {
     /// # Errors
     /// The store cannot be written, or gives back something else.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        const PROBE: &[u8] = b"Reprieve can write here.\n";
-        let path = Path::from("probe");
-        let payload = PutPayload::from_static(PROBE);
+        const CONTENT: &[u8] = b"Reprieve can write here.\n";
+        let path = Path::from(PROBE);
+        let payload = PutPayload::from_static(CONTENT);
         let error = |source| StoreError::unwritable(&self.url, source);
         self.objects.put(&path, payload).await.map_err(error)?;
         let read = self.objects.get(&path).await.map_err(error)?.bytes().await.map_err(error)?;
-        if read != PROBE {
+        if read != CONTENT {
             return Err(StoreError::Unwritable {
                 url: self.url.clone(),
                 why: "it gave back something else than was written".to_owned(),
@@ -138,12 +161,38 @@ impl Store {
         Ok(())
     }
 
-    /// Begins an archive at this place. Nothing is seen there until it is finished.
+    /// Whether this still is the store that was opened: a folder that is gone, or not mounted, lists
+    /// as one that is empty, and would be made anew by whoever writes into it.
+    ///
+    /// # Errors
+    /// It is not, or cannot be asked.
+    pub async fn is_there(&self) -> Result<(), StoreError> {
+        match self.objects.head(&Path::from(PROBE)).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => Err(StoreError::Unreadable {
+                url: self.url.clone(),
+                why: "it is empty, without even the probe that an operator leaves there when it starts"
+                    .to_owned(),
+            }),
+            Err(error) => Err(StoreError::unreadable(&self.url, error)),
+        }
+    }
+
+    /// Begins an archive at this place. Nothing is seen there until it is finished, and what is
+    /// there by then is not written over: that is an error.
     ///
     /// # Errors
     /// A place that is no path of the store.
     pub fn write(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
-        ArchiveWriter::new(self, location, header)
+        ArchiveWriter::new(self, location, header, PutMode::Create)
+    }
+
+    /// As [`Store::write`], in the place of what is there.
+    ///
+    /// # Errors
+    /// A place that is no path of the store.
+    pub fn rewrite(&self, location: &str, header: &Header) -> Result<ArchiveWriter, StoreError> {
+        ArchiveWriter::new(self, location, header, PutMode::Overwrite)
     }
 
     /// Begins to read an archive. Its header is checked at once, every object as it is read, and

@@ -12,10 +12,10 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
-use super::archive::{Entry, FORMAT, Header, Identity, Line, Manifest};
+use super::archive::{Entry, FORMAT, Header, Identity, Line, Manifest, RawEntry, ReadLine};
 use super::encryption::Fault;
 use super::error::{Damage, StoreError};
-use crate::cluster::form::{ObjectKey, RootDigest, digest_text, object_digest};
+use crate::cluster::form::{RootDigest, digest_text};
 
 /// The longest line. etcd takes objects of a few MiB; what is longer is no archive of ours, and
 /// must not be able to fill the memory.
@@ -59,7 +59,11 @@ impl ArchiveReader {
         let path = Path::parse(location).map_err(|_| missing())?;
         let raw = match store.objects.get(&path).await {
             Ok(found) => found.into_stream(),
-            Err(object_store::Error::NotFound { .. }) => return Err(missing()),
+            Err(object_store::Error::NotFound { .. }) => {
+                // A volume that is not mounted is an empty folder: then nothing is known of it.
+                store.is_there().await?;
+                return Err(missing());
+            }
             Err(error) => return Err(StoreError::unreadable(&store.url, error)),
         };
         let opened = store.encryption.open(raw).await;
@@ -75,6 +79,7 @@ impl ArchiveReader {
                 backup: String::new(),
                 site: expected.site.clone(),
                 time: chrono::DateTime::UNIX_EPOCH.into(),
+                resource_version: None,
             },
             expected,
             stream,
@@ -180,16 +185,27 @@ impl ArchiveReader {
     /// # Errors
     /// Everything that is wrong with the archive.
     pub async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
+        let Some(raw) = self.next_raw().await? else { return Ok(None) };
+        let object = raw.object();
+        let RawEntry { key, digest, state, owners, .. } = raw;
+        let owners = owners.map(|owners| serde_json::from_str(owners.get())).transpose();
+        let owners = owners.map_err(|error| self.corrupt(error))?;
+        Ok(Some(Entry { key, digest, state, object, owners }))
+    }
+
+    /// As [`ArchiveReader::next`], with the object's bytes as they lie in the archive.
+    ///
+    /// # Errors
+    /// As [`ArchiveReader::next`].
+    pub async fn next_raw(&mut self) -> Result<Option<RawEntry>, StoreError> {
         if self.manifest.is_some() {
             return Ok(None);
         }
         let line = self.line().await?.ok_or_else(|| self.damage(Damage::Cut))?;
-        match serde_json::from_slice::<Line<'_>>(&line).map_err(|e| self.corrupt(e))? {
-            Line::Header(_) => Err(self.corrupt("it has two headers")),
-            Line::Object(entry) => {
-                let entry = entry.into_owned();
-                let same = ObjectKey::of(&entry.object).as_ref() == Some(&entry.key);
-                if !same || object_digest(&entry.object) != entry.digest {
+        match serde_json::from_slice::<ReadLine>(&line).map_err(|e| self.corrupt(e))? {
+            ReadLine::Header(_) => Err(self.corrupt("it has two headers")),
+            ReadLine::Object(entry) => {
+                if !entry.is_whole() {
                     return Err(self.damage(Damage::Object(entry.key.to_string())));
                 }
                 self.take_in(&line);
@@ -197,11 +213,10 @@ impl ArchiveReader {
                 self.count += 1;
                 Ok(Some(entry))
             }
-            Line::Manifest(manifest) => {
+            ReadLine::Manifest(manifest) => {
                 if self.line().await?.is_some() {
                     return Err(self.damage(Damage::Trailing));
                 }
-                let manifest = manifest.into_owned();
                 self.check(&manifest)?;
                 self.manifest = Some(manifest);
                 Ok(None)

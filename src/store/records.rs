@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -84,6 +84,11 @@ fn statement(record: &Value) -> Vec<u8> {
     format!("reprieve.dev/record-signature/v1\n{record}").into_bytes()
 }
 
+/// What is signed to close the records of a UID.
+fn closed_statement(uid: &str) -> Vec<u8> {
+    format!("reprieve.dev/record-closed-signature/v1\n{uid}").into_bytes()
+}
+
 /// What the store holds of records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
@@ -155,7 +160,37 @@ impl Store {
     /// # Errors
     /// A store that cannot be written.
     pub async fn close_record(&self, uid: &str) -> Result<(), StoreError> {
-        self.create(&Path::from(layout::record_closed(uid)), Bytes::from_static(b"{}\n")).await
+        let mut closed = json!({ "uid": uid });
+        if let Some(signature) = self.keys.sign(&closed_statement(uid)) {
+            closed["signature"] = json!(signature);
+        }
+        let bytes = Bytes::from(format!("{closed}\n"));
+        self.create(&Path::from(layout::record_closed(uid)), bytes).await
+    }
+
+    /// Whether the file with this name, but for its ending, closes the records of a UID: who can only
+    /// write to the store must not be able to make them forgotten.
+    async fn closes(&self, path: &Path, segment: &str) -> Result<bool, StoreError> {
+        let Some(bytes) = self.get(path).await? else { return Ok(false) };
+        let words = || -> Result<(), String> {
+            let closed: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+            let signature: Option<Signature> =
+                serde_json::from_value(closed["signature"].clone()).map_err(|e| e.to_string())?;
+            // Those of before they were signed name no UID.
+            let uid = closed["uid"].as_str().unwrap_or(segment);
+            if layout::segment(uid) != segment {
+                return Err(format!("it closes the records of {uid}"));
+            }
+            let signed = self.keys.check(&closed_statement(uid), signature.as_ref());
+            signed.map_err(|damage| format!("it {damage}"))
+        };
+        match words() {
+            Ok(()) => Ok(true),
+            Err(why) => {
+                tracing::error!(file = %path, why, "records are not closed by this file");
+                Ok(false)
+            }
+        }
     }
 
     /// Every open record, and which are closed. A damaged one is told in the log and left out: the
@@ -170,7 +205,14 @@ impl Store {
             self.objects.list(Some(&folder)).try_collect().await.map_err(unreadable)?;
         let closed_name =
             |path: &Path| path.filename()?.strip_suffix(layout::CLOSED_SUFFIX).map(str::to_owned);
-        let closed: Vec<String> = files.iter().filter_map(|f| closed_name(&f.location)).collect();
+        let mut closed: Vec<String> = vec![];
+        for file in &files {
+            if let Some(segment) = closed_name(&file.location)
+                && self.closes(&file.location, &segment).await?
+            {
+                closed.push(segment);
+            }
+        }
         let mut open: Vec<Record> = vec![];
         for file in files {
             let name = file.location.filename().unwrap_or_default();
@@ -192,15 +234,15 @@ impl Store {
     }
 
     /// Writes a small object that is not there yet; one that is there is left as it is.
-    async fn create(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
-        let payload = PutPayload::from(bytes);
-        match self.objects.put_opts(path, payload, PutMode::Create.into()).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+    pub(super) async fn create(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        self.is_there().await?;
+        match super::upload::put(&*self.objects, path, bytes, PutMode::Create).await {
+            Ok(()) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(StoreError::unwritable(&self.url, error)),
         }
     }
 
-    async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
+    pub(super) async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
         let unreadable = |error| StoreError::unreadable(&self.url, error);
         match self.objects.get(path).await {
             Ok(result) => result.bytes().await.map(Some).map_err(unreadable),
@@ -214,8 +256,9 @@ impl Store {
 mod tests {
     use std::sync::Arc;
 
-    use object_store::memory::InMemory;
+    use object_store::PutPayload;
 
+    use super::super::tests::memory;
     use super::*;
 
     fn record(uid: &str, number: u32, tenant: &str) -> Record {
@@ -236,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_that_is_not_closed_counts() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = memory();
         store.put_record(&record("u1", 1, "Acme")).await.unwrap();
         store.put_record(&record("u1", 2, "Acme Corp")).await.unwrap();
         store.put_record(&record("u2", 1, "Bolt")).await.unwrap();
@@ -249,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_written_over() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = memory();
         store.put_record(&record("u1", 1, "Acme")).await.unwrap();
         store.put_record(&record("u1", 1, "Acme")).await.expect("the same again is no error");
         let error = store.put_record(&record("u1", 1, "Other")).await.unwrap_err();
@@ -259,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_damaged_record_is_not_taken_for_one() {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://");
+        let store = memory();
         let text = store.seal(&record("u1", 1, "Acme")).unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap().replace("Acme", "Evil");
         let path = Path::from(layout::record("u1", 1));
@@ -270,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn records_are_signed_and_encrypted_as_archives_are() {
         let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/keys");
-        let none = Store::over(Arc::new(InMemory::new()), "memory://");
+        let none = memory();
         let with = |signing: &str, identity: bool| {
             let mut keys_of = crate::store::Keys::default();
             keys_of.sign_with(format!("{keys}/test-{signing}-key.pem").as_ref()).unwrap();
@@ -295,8 +338,20 @@ mod tests {
         for store in [with("signing", false), with("other", true)] {
             assert_eq!(store.records().await.unwrap().open, []);
         }
+        // Who can only write to the store can neither close it nor make one.
+        none.close_record("u1").await.unwrap();
         none.put_record(&record("u2", 1, "Evil")).await.unwrap();
         assert_eq!(ours.records().await.unwrap().open, [record("u1", 1, "Acme")]);
         assert_eq!(none.records().await.unwrap().open, [record("u2", 1, "Evil")]);
+        let closed = Path::from(layout::record_closed("u1"));
+        none.objects.delete(&closed).await.unwrap();
+        ours.close_record("u1").await.unwrap();
+        assert_eq!(ours.records().await.unwrap().closed, ["u1"]);
+        // Nor bring a right one to where another should be.
+        let text = none.get(&closed).await.unwrap().unwrap();
+        ours.put_record(&record("u3", 1, "Bolt")).await.unwrap();
+        let moved = Path::from(layout::record_closed("u3"));
+        none.objects.put(&moved, PutPayload::from(text)).await.unwrap();
+        assert_eq!(ours.records().await.unwrap().open, [record("u3", 1, "Bolt")]);
     }
 }

@@ -80,6 +80,9 @@ pub(super) fn describe(error: &Error, url: &str) -> String {
     if let Error::InvalidPath { source: path::Error::InvalidPath { .. } } = error {
         return one_line(&error.to_string());
     }
+    if let Error::AlreadyExists { path, .. } = error {
+        return format!("{path} is there already, and nothing is written over");
+    }
     // The answer of a server is a page of XML.
     match code(&all) {
         code if code.is_empty() => innermost,

@@ -3,28 +3,21 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use bytes::Bytes;
-use object_store::buffered::BufWriter;
+use object_store::PutMode;
 use object_store::path::Path;
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt as _;
 
 use super::Store;
 use super::archive::{Entry, Header, Line, Manifest};
 use super::encryption::Sink;
 use super::error::StoreError;
+use super::upload::Upload;
 use crate::cluster::form::{RootDigest, digest_text};
 
 /// zstd's own default: small objects gain little from more.
 const LEVEL: i32 = 3;
 /// Compressed bytes that are handed on at a time.
 const CHUNK: usize = 256 * 1024;
-/// Bytes of a part of a large archive: the least that S3 takes. Up to this, an archive is one
-/// request.
-const PART: usize = 5 * 1024 * 1024;
-/// Parts on their way at a time. With `PART` it bounds what one archive takes of the memory.
-const PARTS: usize = 2;
-
 /// An archive that is being written. It is not in the store until it is finished; dropping it
 /// before leaves nothing that could be taken for an archive.
 pub struct ArchiveWriter {
@@ -32,8 +25,7 @@ pub struct ArchiveWriter {
     location: String,
     header: Header,
     encoder: zstd::stream::write::Encoder<'static, Sink>,
-    out: BufWriter,
-    written: u64,
+    upload: Upload,
     count: u64,
     bytes: u64,
     content: Sha256,
@@ -52,7 +44,12 @@ pub struct Written {
 }
 
 impl ArchiveWriter {
-    pub(super) fn new(store: &Store, location: &str, header: &Header) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        store: &Store,
+        location: &str,
+        header: &Header,
+        mode: PutMode,
+    ) -> Result<Self, StoreError> {
         let unwritable = |why: String| StoreError::Unwritable { url: store.url.clone(), why };
         let path = Path::parse(location).map_err(|error| unwritable(error.to_string()))?;
         let mut encoder = store
@@ -66,9 +63,7 @@ impl ArchiveWriter {
             header: header.clone(),
             location: location.to_owned(),
             encoder,
-            out: BufWriter::with_capacity(store.objects.clone(), path, PART)
-                .with_max_concurrency(PARTS),
-            written: 0,
+            upload: Upload::new(store.objects.clone(), path, mode),
             count: 0,
             bytes: 0,
             content: Sha256::new(),
@@ -90,14 +85,6 @@ impl ArchiveWriter {
         })
     }
 
-    async fn hand_on(&mut self, chunk: Vec<u8>) -> Result<(), StoreError> {
-        self.written += chunk.len() as u64;
-        self.out
-            .put(Bytes::from(chunk))
-            .await
-            .map_err(|error| StoreError::unwritable(&self.store.url, error))
-    }
-
     /// Adds an object.
     ///
     /// # Errors
@@ -108,7 +95,8 @@ impl ArchiveWriter {
         self.count += 1;
         if self.encoder.get_ref().len() >= CHUNK {
             let chunk = self.encoder.get_mut().take();
-            self.hand_on(chunk).await?;
+            let put = self.upload.put(chunk).await;
+            put.map_err(|error| StoreError::unwritable(&self.store.url, error))?;
         }
         Ok(())
     }
@@ -127,27 +115,22 @@ impl ArchiveWriter {
         };
         manifest.signature = self.store.keys.sign(&manifest.statement(&self.header));
         self.line(&Line::Manifest(Cow::Borrowed(&manifest)))?;
-        let url = self.store.url.clone();
-        let unwritable = |why: String| StoreError::Unwritable { url: url.clone(), why };
+        let url = &self.store.url;
         let rest = self.encoder.finish().and_then(Sink::finish);
-        let rest = rest.map_err(|error| unwritable(error.to_string()))?;
-        self.written += rest.len() as u64;
-        let put = self.out.put(Bytes::from(rest)).await;
-        put.map_err(|error| StoreError::unwritable(&url, error))?;
-        self.out.shutdown().await.map_err(|error| {
-            // The store's own error is inside.
-            match error.downcast::<object_store::Error>() {
-                Ok(error) => StoreError::unwritable(&url, error),
-                Err(error) => unwritable(error.to_string()),
-            }
-        })?;
-        Ok(Written { location: self.location, size: self.written, manifest })
+        let rest = rest
+            .map_err(|error| StoreError::Unwritable { url: url.clone(), why: error.to_string() })?;
+        let unwritable = |error| StoreError::unwritable(url, error);
+        self.upload.put(rest).await.map_err(unwritable)?;
+        let size = self.upload.size;
+        self.upload.finish().await.map_err(unwritable)?;
+        Ok(Written { location: self.location, size, manifest })
     }
 
     /// Gives up: removes the parts that a large archive has in the store already.
-    pub async fn abort(mut self) {
-        if let Err(error) = self.out.abort().await {
-            tracing::debug!(location = self.location, %error, "cannot remove a part of an archive");
+    pub async fn abort(self) {
+        if let Err(error) = self.upload.abort().await {
+            let location = self.location;
+            tracing::debug!(location, %error, "cannot remove a part of an archive");
         }
     }
 }

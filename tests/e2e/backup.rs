@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Asks until there is an answer.
-async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask().await {
@@ -48,14 +48,14 @@ fn dynamic(client: &Client, object: &Value) -> Api<DynamicObject> {
     }
 }
 
-async fn create(client: &Client, object: Value) -> Value {
+pub async fn create(client: &Client, object: Value) -> Value {
     let api = dynamic(client, &object);
     let typed: DynamicObject = serde_json::from_value(object.clone()).unwrap();
     let live = api.create(&PostParams::default(), &typed).await;
     json!(live.unwrap_or_else(|error| panic!("{error}: {object}")))
 }
 
-async fn install_crds(client: &Client) {
+pub async fn install_crds(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let widget = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -328,18 +328,18 @@ async fn settled(client: &Client, name: &str) -> Collection {
     .await
 }
 
-async fn condition(conditions: &Vec<reprieve::api::Condition>, type_: ConditionType) -> String {
+pub async fn condition(conditions: &Vec<reprieve::api::Condition>, type_: ConditionType) -> String {
     conditions
         .get(type_)
         .map(|c| format!("{:?} {} {}", c.status, c.reason, c.message))
         .unwrap_or_default()
 }
 
-async fn back_up(client: &Client, backup: &str, site: Value) {
+pub async fn back_up(client: &Client, backup: &str, site: Value) {
     create(client, json!({"apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup", "metadata": {"name": backup}, "spec": {"siteRef": site}})).await;
 }
 
-async fn backup_says(client: &Client, name: &str, type_: ConditionType, words: &str) -> Backup {
+pub async fn backup_says(client: &Client, name: &str, type_: ConditionType, words: &str) -> Backup {
     let api: Api<Backup> = Api::all(client.clone());
     until(&format!("Backup {name} says {words}"), || async {
         let backup = api.get(name).await.unwrap();
@@ -444,6 +444,8 @@ async fn round_trip(client: &Client, store_dir: &Path) {
         json!(status.volumes),
         json!([{"claim": "acme/data", "protection": "RetainedDisk"}])
     );
+    let encrypted = condition(&status.conditions, ConditionType::Encrypted).await;
+    assert!(encrypted.starts_with("False NotEncrypted Secrets lie readable"), "{encrypted}");
     let last = sites.get("acme").await.unwrap().status.unwrap().last_backup.unwrap();
     assert_eq!(last.name, "acme-1");
 

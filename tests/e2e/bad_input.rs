@@ -513,7 +513,7 @@ fn store_that_goes_away(sandbox: &Sandbox, admin: &User) {
     let live = admin.until("bkp hard", "StoreUnavailable", |live| {
         crate::user::condition(live, "Succeeded").starts_with("False StoreUnavailable")
     });
-    expect_condition(&live, "Succeeded", &["cannot be written", &sandbox.store_url()]);
+    expect_condition(&live, "Succeeded", &["cannot be read", &sandbox.store_url()]);
     fs::remove_file(&store).expect("a file");
     fs::rename(&away, &store).expect("it can be moved back");
     admin.kubectl("wait --for=condition=Verified bkp/hard --timeout=60s").worked();

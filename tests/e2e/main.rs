@@ -5,15 +5,21 @@
 
 mod app;
 mod app_deletion;
+mod archive;
+mod asked;
 mod backup;
 mod bad_input;
 mod demo;
 mod hold;
+mod mass;
 mod past_guard;
 mod process;
 mod restore;
 mod road;
+mod roundtrip;
+mod schedule;
 mod site;
+mod sources;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;

@@ -242,14 +242,14 @@ fn backup_and_update(stage: &Stage) {
         let size = fs::metadata(stage.sandbox.store_dir().join(&path)).map_or(0, |m| m.len());
         assert!(size > 0, "{path}: expected a file in the store; seen: {size} bytes");
     }
-    change_currency(stage, "acme", 1, "CHF", "");
-    change_currency(stage, "acme", 1, "EUR", "");
+    change_currency(stage, "acme", 1, "CHF");
+    change_currency(stage, "acme", 1, "EUR");
 }
 
 /// A changed value in the App's manifest arrives in the object.
-fn change_currency(stage: &Stage, site: &str, number: u32, currency: &str, flags: &str) {
+fn change_currency(stage: &Stage, site: &str, number: u32, currency: &str) {
     let app = sample(APP, site, number).replace("EUR", currency);
-    stage.admin.with_input(&format!("apply --server-side -f - {flags}"), &app).worked();
+    stage.admin.apply(&app).worked();
     stage.admin.until(&format!("configmap shop -n {site}"), currency, |live| {
         live["data"]["currency"] == currency
     });
@@ -523,11 +523,9 @@ async fn restore(stage: &Stage, request: &str, before: &[Snapshot]) {
         old.expect_untouched(&new, "I10: after a second restore");
     }
 
-    // A later change of a restored App arrives. Field owners are not put back yet, so that whoever
-    // applied the App has to take its fields back, once; then it is no conflict any more. In the
-    // objects that the App applies, the operator takes them back by itself.
-    change_currency(stage, "acme", 1, "CHF", "--force-conflicts");
-    change_currency(stage, "acme", 1, "EUR", "");
+    // A later change of a restored App arrives: whoever applied it still owns its fields.
+    change_currency(stage, "acme", 1, "CHF");
+    change_currency(stage, "acme", 1, "EUR");
 }
 
 /// T6, then F1 with one crash.

@@ -132,7 +132,11 @@ async fn marks(c: &Cluster, rows: &mut Vec<Row>) {
     }
     let mark = json!({"metadata": {"annotations": {names::ANNOTATION_RESTORE: "r"}}});
     let p = policy::RESTORE_MARK;
-    rows.push(row("T2", p, "mark of a restore on a Site", Form::Merge, &s).body(mark).may(&o));
+    let app = format!("{APPS}/t-app");
+    for (what, path) in [("a Site", &s), ("an App", &app)] {
+        let what = format!("mark of a restore on {what}");
+        rows.push(row("T2", p, &what, Form::Merge, path).body(mark.clone()).may(&o));
+    }
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     rows.push(row("", p, "a label of a Site", Form::Merge, &s).body(label).may(&EVERYBODY));
 }

@@ -11,6 +11,7 @@ pub fn base(kind: &str) -> Value {
             "priority": 100,
             "namespaces": ["base", "base-jobs"],
             "policyRef": {"name": "default"},
+            "backup": {"schedule": "0 3 * * *", "timeZone": "Europe/Berlin", "suspend": false, "keepSeconds": 2_592_000},
         }),
         "App" => json!({
             "id": "app-1",
@@ -46,6 +47,7 @@ pub fn base(kind: &str) -> Value {
             "source": {"deletionRequestRef": {"name": "contract-ended"}},
             "parallelism": 4,
             "onConflict": "Fail",
+            "cancel": false,
         }),
         other => panic!("{other} has no object in this test"),
     };
@@ -57,7 +59,14 @@ pub fn base(kind: &str) -> Value {
 pub fn full(kind: &str) -> Value {
     let mut object = base(kind);
     if kind == "Restore" {
-        object["spec"]["source"]["backupRefs"] = json!([{"name": "acme-1"}]);
+        let time = "2030-01-02T00:00:00Z";
+        object["spec"]["source"] = json!({
+            "deletionRequestRef": {"name": "contract-ended"},
+            "backupRefs": [{"name": "acme-1"}],
+            "sites": {"ids": ["site-1"], "atTime": time},
+            "apps": {"ids": ["app-1"], "atTime": time},
+            "store": "All",
+        });
     }
     object
 }
@@ -237,17 +246,31 @@ pub fn rules() -> Vec<Case> {
         create(
             "Restore",
             ".spec.source",
-            "source must name exactly one of: deletionRequestRef, backupRefs",
+            ONE_SOURCE,
             json!({"/spec/source": {"backupRefs": [{"name": "acme-1"}]}}),
             json!({"/spec/source": {}}),
         ),
-        create(
-            "Restore",
-            ".spec.source",
-            "source must name exactly one of: deletionRequestRef, backupRefs",
-            json!({"/spec/source/deletionRequestRef/name": "another"}),
-            json!({"/spec/source/backupRefs": [{"name": "acme-1"}]}),
+        source(
+            json!({"deletionRequestRef": {"name": "another"}}),
+            json!({"deletionRequestRef": {"name": "another"}, "backupRefs": [{"name": "acme-1"}]}),
         ),
+        Case {
+            kind: "Restore",
+            path: ".spec",
+            message: "cancel cannot be taken back: make another Restore",
+            update: true,
+            good: json!({"/metadata/name": "cancelled", "/metadata/labels": {"a": "b"}, "/spec/cancel": true}),
+            bad: json!({"/metadata/name": "cancelled", "/spec/cancel": false}),
+        },
+        source(
+            json!({"sites": {"ids": ["site-1"]}}),
+            json!({"sites": {"ids": ["site-1"]}, "apps": {"ids": ["app-1"]}}),
+        ),
+        source(
+            json!({"apps": {"ids": ["app-1"], "atTime": "2030-01-02T00:00:00Z"}}),
+            json!({"apps": {"ids": ["app-1"]}, "deletionRequestRef": {"name": "another"}}),
+        ),
+        source(json!({"store": "All"}), json!({"store": "All", "sites": {"ids": ["site-1"]}})),
         update(
             "Restore",
             ".spec.onConflict",
@@ -270,6 +293,20 @@ pub fn rules() -> Vec<Case> {
             json!({"/spec/source": {"backupRefs": [{"name": "acme-1"}]}}),
         ),
     ]
+}
+
+const ONE_SOURCE: &str =
+    "source must name exactly one of: deletionRequestRef, backupRefs, sites, apps, store";
+
+fn source(good: Value, bad: Value) -> Case {
+    Case {
+        kind: "Restore",
+        path: ".spec.source",
+        message: ONE_SOURCE,
+        update: false,
+        good: json!({ "/spec/source": good }),
+        bad: json!({ "/spec/source": bad }),
+    }
 }
 
 fn request(pointer: &str, value: Value) -> Case {

@@ -135,7 +135,7 @@ impl Server {
             let kind = crd.spec.names.kind;
             let api = served(&client, &kind).await;
             let mut twins = vec![base(&kind)];
-            if kind == "DeletionRequest" {
+            if ["DeletionRequest", "Restore"].contains(&kind.as_str()) {
                 let cancelled = json!({"/metadata/name": "cancelled", "/spec/cancel": true});
                 twins.push(changed(&kind, &cancelled));
             }

@@ -5,6 +5,7 @@ mod audit;
 mod command;
 mod faults;
 mod manifests;
+mod proxy;
 mod servers;
 mod users;
 

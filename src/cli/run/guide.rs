@@ -6,7 +6,7 @@ use clap::Args as _;
 
 use super::args::Args;
 use crate::cluster::Metrics;
-use crate::cluster::metrics::{Counts, Kind, Reconciled, Room};
+use crate::cluster::metrics::{AtStage, Counts, Kind, Reconciled, Room, State};
 use crate::guard;
 
 /// The page, with `$FLAGS`, `$METRICS`, `$RIGHTS` and `$ROLES` in place of the tables.
@@ -43,6 +43,8 @@ fn metrics() -> String {
     drop(metrics.reconciliations.get_or_create(&Reconciled { room: "", result: "" }));
     drop(metrics.reconcile_seconds.get_or_create(&Room { room: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
+    drop(metrics.restores.get_or_create(&State { state: "" }));
+    drop(metrics.restore_sites.get_or_create(&AtStage { stage: "" }));
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {

@@ -18,8 +18,9 @@ use tracing_subscriber::EnvFilter;
 
 use self::args::LogFormat;
 use self::health::{Readiness, Stage};
-use crate::cluster::fence::{Term, fenced_client};
+use crate::cluster::fence::{Term, fenced_client, limited_client};
 use crate::cluster::lease::{self, Attempt, Elector};
+use crate::cluster::limiter::Limiter;
 use crate::cluster::{Context, Metrics, Shutdown, chain, shutdown};
 use crate::store::Store;
 use crate::{backup, deletion, restore, site};
@@ -197,7 +198,9 @@ impl Operator {
     /// Runs every room in this term. Gives why the lease was lost, or nothing after a shutdown.
     async fn work_for(&mut self, term: &Term, down: &Shutdown) -> Result<Option<String>> {
         let client = fenced_client(self.config.clone(), term)?;
-        let ctx = Context::with(client, self.metrics.clone(), self.concurrency);
+        let limiter = Limiter::new(self.metrics.clone());
+        let bulk = limited_client(self.config.clone(), term, limiter)?;
+        let ctx = Context::with(client, self.metrics.clone(), self.concurrency).with_bulk(bulk);
         self.metrics.lease_held.set(1);
         self.ready.set(Stage::Works);
         let mut rooms = Rooms(tokio::spawn(rooms(ctx, self.store.clone(), down.clone())));
@@ -236,7 +239,7 @@ impl Drop for Rooms {
 
 async fn rooms(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
-        site::run(ctx.clone(), down.clone()),
+        site::run(ctx.clone(), store.clone(), down.clone()),
         site::recreate::run(ctx.clone(), store.clone(), down.clone()),
         deletion::run(ctx.clone(), store.clone(), down.clone()),
         backup::run(ctx.clone(), store.clone(), down.clone()),

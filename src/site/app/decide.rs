@@ -147,6 +147,13 @@ fn stands_still(facts: &Facts) -> Option<Plan> {
         let state = if recreating { AppState::Restoring } else { AppState::PendingDeletion };
         return Some(Plan::StandStill { state, reason, message });
     }
+    if let Some(restore) = app.annotations().get(names::ANNOTATION_RESTORE) {
+        return Some(Plan::StandStill {
+            state: AppState::Restoring,
+            reason: Reason::Restoring,
+            message: format!("being restored by Restore {restore}"),
+        });
+    }
     if let Some(still) = facts.site.as_ref().and_then(site_stands_still) {
         let state = match still.state {
             SiteState::Restoring | SiteState::AwaitingRestore => AppState::Restoring,
@@ -156,6 +163,17 @@ fn stands_still(facts: &Facts) -> Option<Plan> {
             }
         };
         return Some(Plan::StandStill { state, reason: still.reason, message: still.message });
+    }
+    if let Some(site) = &facts.awaiting
+        && facts.site.as_ref().is_none_or(|own| own.name_any() == *site)
+    {
+        return Some(Plan::StandStill {
+            state: AppState::Restoring,
+            reason: Reason::AwaitingRestore,
+            message: format!(
+                "the Site {site} awaits its restore, and the App with it: kubectl describe site {site} says how to go on"
+            ),
+        });
     }
     None
 }

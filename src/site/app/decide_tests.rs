@@ -57,6 +57,7 @@ pub(in crate::site::app) fn facts(manifests: Value) -> Facts {
         app,
         namespace: Some(namespace),
         site: Some(site()),
+        awaiting: None,
         holders: vec![own],
         account: Account::There(None),
         own_account: None,

@@ -28,6 +28,8 @@ pub struct Facts {
     pub namespace: Option<NamespaceRow>,
     /// The Site that the App's namespace belongs to, where there is one.
     pub site: Option<Site>,
+    /// The Site that names the namespace and awaits its restore.
+    pub awaiting: Option<String>,
     /// Every entity that has the App's id, the App itself among them.
     pub holders: Vec<Holder>,
     /// The account for Apps in the namespace.
@@ -67,16 +69,18 @@ pub async fn observe(room: &Room, app: App) -> Result<Facts> {
             seen.insert((kind, name), found);
         }
     }
-    let (row, holders, account) = {
+    let (row, holders, account, awaiting) = {
         let rows = room.fleet.rows();
         let row = rows.namespaces.get(&namespace).cloned();
-        (row, rows.holders(&app.spec.id), rows.account(&namespace))
+        let awaiting = rows.awaiting(&namespace);
+        (row, rows.holders(&app.spec.id), rows.account(&namespace), awaiting)
     };
     let site = row.as_ref().and_then(|row| room.fleet.site(row.site.as_ref()?));
     Ok(Facts {
         app,
         namespace: row,
         site,
+        awaiting,
         holders,
         account,
         own_account: None,

@@ -8,8 +8,18 @@ use serde_json::{Value, json};
 use super::{Stage, audit};
 use crate::user::{User, request};
 
-/// A purge and a restore; everything else has been done by the steps before.
+/// A Backup too many, a purge and a restore; everything else has been done by the steps before.
 pub fn everything_once(stage: &Stage) {
+    for n in 1..=4 {
+        let backup = json!({
+            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup", "metadata": {"name": format!("trim-{n}")},
+            "spec": {"siteRef": {"name": "acme"}},
+        });
+        stage.admin.create(&backup).worked();
+        let wait = format!("wait --for=condition=Verified bkp/trim-{n} --timeout=60s");
+        stage.admin.kubectl(&wait).worked();
+    }
+    stage.admin.kubectl("wait --for=delete bkp/trim-1 --timeout=60s").worked();
     stage.alice.create(&request("gone", "Site", &["site-1".to_owned()])).worked();
     stage.alice.until_state("gone", "AwaitingApproval");
     stage.approve("gone");
@@ -45,7 +55,6 @@ pub fn what_is_not_in_the_list_is_refused(stage: &Stage) {
         "delete validatingadmissionpolicybinding reprieve-delete-entities".to_owned(),
         "delete node none".to_owned(),
         "delete lease reprieve -n reprieve-system".to_owned(),
-        "delete bkp none".to_owned(),
         "delete dreq none".to_owned(),
         "delete dpol default".to_owned(),
         "delete restore none".to_owned(),

@@ -1,0 +1,48 @@
+//! The kept disks of claims that come back.
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::Api;
+use serde_json::{Value, json};
+
+use super::object::{Made, Maker, later};
+use crate::api::Reason;
+use crate::cluster::form::ObjectKey;
+use crate::cluster::{Exact, patch_exact};
+
+impl Maker<'_> {
+    /// Points a kept disk at the claim that is about to come back. The volume keeps the claim's
+    /// name and loses its UID: with the whole reference cleared, any other claim could take it.
+    pub async fn free_volume(
+        &self,
+        key: &ObjectKey,
+        body: &mut Value,
+        notice: &mut Option<String>,
+    ) -> Result<(), Made> {
+        let Some(name) = body["spec"]["volumeName"].as_str().map(str::to_owned) else {
+            return Ok(());
+        };
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = api.get_opt(&name).await.map_err(|e| later(Reason::Progressing, &e))?;
+        let reference = volume.as_ref().and_then(|v| v.spec.as_ref()?.claim_ref.clone());
+        let own = reference.as_ref().is_some_and(|r| {
+            r.namespace == key.namespace && r.name.as_deref() == Some(key.name.as_str())
+        });
+        let (Some(volume), true) = (volume, own) else {
+            *notice =
+                Some(format!("its disk {name} is not there: the claim gets a new, empty one"));
+            if let Some(spec) = body["spec"].as_object_mut() {
+                spec.remove("volumeName");
+            }
+            return Ok(());
+        };
+        let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
+        if phase != Some("Released") {
+            return Ok(());
+        }
+        let patch = json!({ "spec": { "claimRef": { "uid": null, "resourceVersion": null } } });
+        match patch_exact(&api, &Exact::of(&volume), patch).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Made::Later(Reason::Progressing, error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! F1: the operator is killed after every single write of a site's coming to be, of a backup, a
+//! deletion and a restore. A write that was carried out and whose answer never came is the worst
+//! place for a crash: the next operator must find out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use chrono::DateTime;
+use kube::api::{Api, ListParams};
+use reprieve::api::{Backup, DeletionRequest, Restore, Site};
+use reprieve::sandbox::proxy::{Call, Fault, Rule};
+use serde_json::{Value, json};
+
+use crate::stage::{PATIENCE, Stage, is_true};
+use crate::user::condition;
+
+/// More crashes at writes of one object than this are none at new writes.
+const MOST_OF_ONE: usize = 12;
+
+/// The writes after which the operator was killed already.
+#[derive(Default)]
+struct Seen {
+    writes: BTreeSet<String>,
+    of_one: BTreeMap<String, usize>,
+}
+
+impl Seen {
+    /// What tells a write from another one: times and versions aside, which a repetition has new.
+    fn key(call: &Call) -> String {
+        fn bare(value: &Value) -> Value {
+            match value {
+                Value::Object(map) => map
+                    .iter()
+                    .filter(|(key, _)| *key != "resourceVersion")
+                    .map(|(key, value)| (key.clone(), bare(value)))
+                    .collect(),
+                Value::Array(all) => all.iter().map(bare).collect(),
+                Value::String(text) if DateTime::parse_from_rfc3339(text).is_ok() => json!("time"),
+                other => other.clone(),
+            }
+        }
+        format!("{} {}", call.brief(), bare(&call.body))
+    }
+
+    fn is_new(&self, call: &Call) -> bool {
+        let often = self.of_one.get(&call.brief()).is_some_and(|count| *count >= MOST_OF_ONE);
+        !often && !self.writes.contains(&Self::key(call))
+    }
+
+    fn note(&mut self, call: &Call) {
+        self.writes.insert(Self::key(call));
+        *self.of_one.entry(call.brief()).or_default() += 1;
+    }
+}
+
+/// Kills the operator right after each write that it has not yet been killed after, until this is
+/// done. Gives how often it was.
+async fn crash_at_each(stage: &mut Stage, done: impl AsyncFn(&Stage)) -> usize {
+    let seen: Arc<Mutex<Seen>> = Arc::default();
+    let mut crashes = 0;
+    loop {
+        let known = seen.clone();
+        stage.proxy.clear();
+        let new = move |call: &Call| known.lock().unwrap().is_new(call);
+        stage.proxy.add(Rule::new(Fault::Freeze).writes().when(new).times(1));
+        let call = tokio::select! {
+            call = stage.proxy.until_held(PATIENCE) => call.expect("a write, or the end"),
+            () = done(stage) => break,
+        };
+        // It may have been refused: then nothing was written.
+        seen.lock().unwrap().note(&call);
+        stage.crash().await;
+        crashes += 1;
+    }
+    stage.proxy.clear();
+    // The end may have come together with one more write.
+    stage.proxy.heal();
+    stage.until_nothing_fails().await;
+    crashes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_every_write_changes_nothing() {
+    let Some(mut stage) = Stage::start().await else { return };
+    let begun = Instant::now();
+    let step = |what: &str, crashes: usize| {
+        eprintln!("{:6.1} s {what}: {crashes} crashes", begun.elapsed().as_secs_f64());
+    };
+    // How it is without crashes.
+    stage.make_site("plain").await;
+    let expected = stage.forms("plain").await;
+
+    stage.create(crate::stage::site("acme")).await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage
+            .until::<Site>("", "acme", "ready", |live| {
+                is_true(live, "Ready") && live["status"]["state"] == "Active"
+            })
+            .await;
+    })
+    .await;
+    step("a Site", crashes);
+    assert!(crashes >= 3, "{crashes}");
+    stage.create(crate::stage::app("acme")).await;
+    stage.create(crate::stage::notes("acme")).await;
+    let crashes = crash_at_each(&mut stage, async |stage| stage.until_settled("acme").await).await;
+    step("its App", crashes);
+    assert!(crashes >= 4, "{crashes}");
+    assert_eq!(stage.forms("acme").await, expected);
+    let before = stage.snapshot("acme").await;
+
+    stage.back_up("by-hand", "acme").await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage.until_verified("by-hand").await;
+    })
+    .await;
+    step("a backup", crashes);
+    assert!(crashes >= 2, "{crashes}");
+
+    stage.ask("gone", "acme").await;
+    stage.approve("gone").await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage.until_state("gone", "Completed").await;
+        // Until its finalizer is off too.
+        stage
+            .until::<DeletionRequest>("", "gone", "no finalizer", |live| {
+                live["metadata"]["finalizers"].is_null()
+            })
+            .await;
+    })
+    .await;
+    step("a deletion", crashes);
+    assert!(crashes >= 15, "{crashes}");
+    assert!(stage.get::<Site>("", "acme").await.is_none());
+    stage.expect_deleted_only(&["acme"]);
+    assert_eq!(stage.deleted().len(), 3, "an App, a namespace, a Site");
+    let live = stage.get::<DeletionRequest>("", "gone").await.expect("it is there");
+    for gate in ["ScopeValid", "WithinBlastRadius", "Approved", "BackedUp", "Succeeded"] {
+        assert!(is_true(&live, gate), "{gate}: {}", condition(&live, gate));
+    }
+    let backups: Api<Backup> = Api::all(stage.admin.clone());
+    let backups = backups.list(&ListParams::default()).await.expect("a list").items;
+    assert_eq!(backups.len(), 2, "one by hand, one before the deletion: {backups:#?}");
+
+    stage.bring_back("back", "gone").await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage.until_restored("back").await;
+        stage.until_settled("acme").await;
+    })
+    .await;
+    step("a restore", crashes);
+    assert!(crashes >= 12, "{crashes}");
+    before.expect_equal(&stage.snapshot("acme").await, "after the restore");
+    let live = stage.get::<Restore>("", "back").await.expect("it is there");
+    assert_eq!(live["status"]["failures"], Value::Null, "{}", live["status"]);
+    assert_eq!(stage.deleted().len(), 3, "a restore deletes nothing");
+    assert_eq!(stage.forms("plain").await, expected, "the other site");
+    stage.sandbox.stop().expect("nothing is left");
+}
+
+/// Kills the operator once, right after the n-th write from now on. Tells whether there was one
+/// before this was done.
+async fn crash_once(stage: &mut Stage, n: usize, done: impl AsyncFn(&Stage)) -> bool {
+    stage.proxy.clear();
+    stage.proxy.add(Rule::new(Fault::Freeze).writes().nth(n));
+    let crashed = tokio::select! {
+        call = stage.proxy.until_held(PATIENCE) => Some(call.expect("a write, or the end")),
+        () = done(stage) => None,
+    };
+    stage.proxy.clear();
+    if let Some(call) = &crashed {
+        eprintln!("    {n}: {}", call.brief());
+        stage.crash().await;
+        done(stage).await;
+    } else {
+        // The end may have come together with one more write.
+        stage.proxy.heal();
+    }
+    stage.until_nothing_fails().await;
+    crashed.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes 20 minutes; run it by hand when what is written has changed"]
+async fn each_write_in_a_run_of_its_own() {
+    let Some(mut stage) = Stage::start().await else { return };
+    let mut more = [true; 3];
+    let mut gone: Vec<String> = vec![];
+    for n in 1.. {
+        let site = format!("acme-{n}");
+        stage.make_site(&site).await;
+        let before = stage.snapshot(&site).await;
+        if more[0] {
+            let name = format!("backup-{n}");
+            stage.back_up(&name, &site).await;
+            let done = async |stage: &Stage| drop(stage.until_verified(&name).await);
+            more[0] = crash_once(&mut stage, n, done).await;
+        }
+        let request = format!("gone-{n}");
+        stage.ask(&request, &site).await;
+        stage.approve(&request).await;
+        let done = async |stage: &Stage| drop(stage.until_state(&request, "Completed").await);
+        more[1] = crash_once(&mut stage, if more[1] { n } else { usize::MAX }, done).await;
+        assert!(stage.get::<Site>("", &site).await.is_none());
+        let restore = format!("back-{n}");
+        stage.bring_back(&restore, &request).await;
+        let done = async |stage: &Stage| {
+            stage.until_restored(&restore).await;
+            stage.until_settled(&site).await;
+        };
+        more[2] = crash_once(&mut stage, if more[2] { n } else { usize::MAX }, done).await;
+        before.expect_equal(&stage.snapshot(&site).await, &format!("crash at {n}"));
+        gone.push(site);
+        stage.expect_deleted_only(&gone.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(stage.deleted().len(), 3 * gone.len(), "an App, a namespace, a Site each");
+        eprintln!("{n}: {more:?}");
+        if more == [false; 3] {
+            break;
+        }
+    }
+    stage.sandbox.stop().expect("nothing is left");
+}
