@@ -159,7 +159,7 @@ const JOB_LABELS: [&str; 4] = [
 ];
 
 /// Who owns which field of a live object, where server-side apply depends on it: all entries of its
-/// `managedFields` but those of its status, if anybody has applied it. It is not part of the
+/// `managedFields` but those of its status and of a hold, if anybody has applied it. It is not part of the
 /// archived form: objects are equal whoever owns their fields.
 pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
     let entries = live["metadata"]["managedFields"].as_array()?;
@@ -168,8 +168,9 @@ pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
     if !entries.iter().any(applied) {
         return None;
     }
-    let mut owners: Vec<Value> =
-        entries.iter().filter(|entry| entry["subresource"] != "status").cloned().collect();
+    // What a hold has changed is nobody's wish, and goes with it.
+    let lasts = |e: &&Value| e["subresource"] != "status" && e["manager"] != names::HOLD_MANAGER;
+    let mut owners: Vec<Value> = entries.iter().filter(lasts).cloned().collect();
     for owner in owners.iter_mut().filter_map(Value::as_object_mut) {
         owner.remove("time");
     }

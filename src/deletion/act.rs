@@ -71,9 +71,7 @@ pub async fn act(
 fn ends(token: &PurgeToken, step: &Step) -> bool {
     match step {
         Step::DeleteSite(_) | Step::FinishSite(..) => true,
-        Step::DeleteApp(_, exact) | Step::FinishApp(_, exact, _) => {
-            exact.uid == token.entity_uid()
-        }
+        Step::DeleteApp(_, exact) | Step::FinishApp(_, exact, _) => exact.uid == token.entity_uid(),
         _ => false,
     }
 }

@@ -6,63 +6,14 @@
 
 use std::time::Instant;
 
-use crate::user::{Snapshot, User, expect, expect_condition, request, sample};
+use crate::people::People;
+use crate::user::{Snapshot, expect, expect_condition, sample};
 use reprieve::api::names;
-use reprieve::sandbox::{AuditRecord, Operator, Sandbox, audit};
+use reprieve::sandbox::{AuditRecord, audit};
 use serde_json::{Value, json};
 
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
 const APP: &str = include_str!("../../deploy/samples/app.yaml");
-
-struct Stage {
-    sandbox: Sandbox,
-    _operator: Operator,
-    admin: User,
-    alice: User,
-    bob: User,
-    carol: User,
-}
-
-impl Stage {
-    async fn start() -> Option<Self> {
-        let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
-        sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
-        Some(Self {
-            admin: User::admin(&sandbox),
-            alice: User::person(&sandbox, "alice", "reprieve-requester"),
-            bob: User::person(&sandbox, "bob", "reprieve-approver"),
-            carol: User::person(&sandbox, "carol", "reprieve-approver"),
-            _operator: operator,
-            sandbox,
-        })
-    }
-
-    fn ask(&self, name: &str, kind: &str, ids: &[&str]) -> Value {
-        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-        self.alice.create(&request(name, kind, &ids)).worked();
-        self.alice.until(&format!("dreq {name}"), "planned", |live| {
-            let state = live["status"]["state"].as_str().unwrap_or_default();
-            ["AwaitingApproval", "Refused"].contains(&state)
-        })
-    }
-
-    fn approve(&self, name: &str) {
-        self.bob.approve(name, "bob").worked();
-        self.carol.approve(name, "carol").worked();
-    }
-
-    fn cancel(&self, name: &str) {
-        let patch = r#"{"spec":{"cancel":true}}"#;
-        self.alice.run(&["patch", "dreq", name, "--type=merge", "-p", patch], "").worked();
-        self.alice.until_state(name, "Cancelled");
-    }
-
-    fn replicas(&self, deployment: &str, n: i64) {
-        let what = format!("deploy {deployment} -n acme");
-        self.admin.until(&what, &format!("{n} replicas"), |live| live["spec"]["replicas"] == n);
-    }
-}
 
 /// Another App of the same Site, with a StatefulSet that would take its claims along.
 fn wiki() -> Value {
@@ -96,7 +47,7 @@ fn wiki() -> Value {
     })
 }
 
-fn build(stage: &Stage) {
+fn build(stage: &People) {
     stage.admin.apply(&sample(SITE, "acme", 1)).worked();
     stage.admin.kubectl("wait --for=condition=Ready site acme --timeout=60s").worked();
     let volume = json!({
@@ -121,6 +72,11 @@ fn build(stage: &Stage) {
     stage.admin.create(&foreign).worked();
 }
 
+fn replicas(stage: &People, deployment: &str, n: i64) {
+    let what = format!("deploy {deployment} -n acme");
+    stage.admin.until(&what, &format!("{n} replicas"), |live| live["spec"]["replicas"] == n);
+}
+
 /// The keys of what goes with the App `wiki`.
 const GOES: [&str; 4] = [
     "App.reprieve.dev/acme/wiki",
@@ -131,7 +87,7 @@ const GOES: [&str; 4] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_goes_and_nothing_else() {
-    let Some(stage) = Stage::start().await else { return };
+    let Some(stage) = People::start().await else { return };
     let begun = Instant::now();
     let step = |what: &str| eprintln!("{:6.1} s {what}", begun.elapsed().as_secs_f64());
     build(&stage);
@@ -140,29 +96,32 @@ async fn an_app_goes_and_nothing_else() {
     step("one request at a time");
     held_and_cancelled(&stage).await;
     step("held and cancelled");
+    let before = stage.snapshot("acme").await;
     purged(&stage).await;
     step("purged");
+    brought_back(&stage, &before).await;
+    step("brought back");
     stage.sandbox.stop().expect("nothing is left");
 }
 
-fn in_one_request_at_a_time(stage: &Stage) {
+fn in_one_request_at_a_time(stage: &People) {
     for (first, second) in [
         (("Site", "site-1"), ("App", "app-wiki")),
         (("App", "app-wiki"), ("Site", "site-1")),
         (("App", "app-wiki"), ("App", "app-wiki")),
     ] {
-        let live = stage.ask("one", first.0, &[first.1]);
+        let live = stage.ask("one", first.0, &[first.1], 10);
         expect("state", "AwaitingApproval", &live["status"]["state"], &live);
-        let live = stage.ask("two", second.0, &[second.1]);
+        let live = stage.ask("two", second.0, &[second.1], 10);
         expect("state", "Refused", &live["status"]["state"], &live);
         expect_condition(&live, "ScopeValid", &["InOtherRequest", "DeletionRequest one"]);
         stage.alice.kubectl("delete dreq one two --timeout=30s").worked();
     }
 }
 
-async fn held_and_cancelled(stage: &Stage) {
-    let before = Snapshot::take(&stage.sandbox, "acme").await;
-    let live = stage.ask("held", "App", &["app-wiki"]);
+async fn held_and_cancelled(stage: &People) {
+    let before = stage.snapshot("acme").await;
+    let live = stage.ask("held", "App", &["app-wiki"], 600);
     let entity = &live["status"]["plan"]["entities"][0];
     for (field, value) in [
         ("/kind", json!("App")),
@@ -179,7 +138,7 @@ async fn held_and_cancelled(stage: &Stage) {
         live["status"]["state"] == "PendingDeletion"
             && !live["status"]["deletion"]["retentionEndTime"].is_null()
     });
-    stage.replicas("wiki", 0);
+    replicas(stage, "wiki", 0);
     let site = stage.admin.get("site acme");
     expect("state of the Site", "Active", &site["status"]["state"], &site);
     let shop = stage.admin.get("deploy -n acme -l reprieve.dev/app=shop");
@@ -195,17 +154,17 @@ async fn held_and_cancelled(stage: &Stage) {
     stage.admin.until("app wiki -n acme", "Active again", |live| {
         live["status"]["state"] == "Active" && live["status"]["deletion"].is_null()
     });
-    stage.replicas("wiki", 2);
+    replicas(stage, "wiki", 2);
     let volume = stage.admin.get("pv disk-wiki");
     expect("policy", "Delete", &volume["spec"]["persistentVolumeReclaimPolicy"], &volume);
-    let now = Snapshot::take(&stage.sandbox, "acme").await;
+    let now = stage.snapshot("acme").await;
     before.expect_untouched(&now, "I7: an App was held and released");
 }
 
-async fn purged(stage: &Stage) {
-    let before = Snapshot::take(&stage.sandbox, "acme").await;
+async fn purged(stage: &People) {
+    let before = stage.snapshot("acme").await;
     let own: Vec<String> = GOES.iter().map(|key| before.uid(key)).collect();
-    stage.ask("gone", "App", &["app-wiki"]);
+    stage.ask("gone", "App", &["app-wiki"], 10);
     stage.approve("gone");
     let live = stage.alice.until_state("gone", "Completed");
     expect_condition(&live, "Succeeded", &["True Purged", "1 Apps deleted"]);
@@ -215,7 +174,7 @@ async fn purged(stage: &Stage) {
     expect("site of the backup", "acme", &backup["spec"]["siteRef"]["name"], &backup);
     // The Site, the other App and what somebody else made: the same objects, as they were. So are
     // the claims that the App's StatefulSet made.
-    let now = Snapshot::take(&stage.sandbox, "acme").await;
+    let now = stage.snapshot("acme").await;
     before.without(&GOES).expect_untouched(&now, "after the purge of an App");
     let kept: Vec<&str> = now.objects.iter().map(|o| o.0.as_str()).collect();
     for key in ["ConfigMap/acme/foreign", "PersistentVolumeClaim/acme/data-wiki-db-0"] {
@@ -247,4 +206,35 @@ async fn purged(stage: &Stage) {
     own.sort();
     seen.sort();
     assert_eq!(seen, own, "UIDs of what was deleted");
+}
+
+/// What the request took, and nothing else, is there again, in the Site that has gone on.
+async fn brought_back(stage: &People, before: &Snapshot) {
+    let noted = std::fs::read_dir(stage.sandbox.store_dir().join("ledger/purged/app-wiki"));
+    assert_eq!(noted.expect("the purge in the store's ledger").count(), 1);
+    let patch = r#"{"data":{"whose":"changed after the purge"}}"#;
+    stage.admin.run(&["patch", "configmap", "foreign", "-n", "acme", "-p", patch], "").worked();
+    let gone = stage.snapshot("acme").await;
+    let live = stage.restore("back", &json!({"deletionRequestRef": {"name": "gone"}}));
+    assert_eq!(live["status"]["failures"], Value::Null, "{}", live["status"]);
+    stage.admin.kubectl("wait --for=condition=Ready app wiki -n acme --timeout=60s").worked();
+    let now = stage.snapshot("acme").await;
+    gone.expect_untouched(&now.without(&GOES), "what the restore of an App is not about");
+    let foreign = ["ConfigMap/acme/foreign"];
+    before.without(&foreign).expect_equal(&now.without(&foreign), "an App brought back");
+    for key in GOES {
+        assert_ne!(before.uid(key), now.uid(key), "{key} expected anew");
+    }
+    replicas(stage, "wiki", 2);
+    let set = stage.admin.get("sts wiki-db -n acme");
+    let retention = &set["spec"]["persistentVolumeClaimRetentionPolicy"];
+    assert_eq!(retention, &json!({"whenScaled": "Delete", "whenDeleted": "Delete"}));
+    let volume = stage.admin.get("pv disk-wiki");
+    expect("phase of its disk", "Bound", &volume["status"]["phase"], &volume);
+    expect("policy", "Retain", &volume["spec"]["persistentVolumeReclaimPolicy"], &volume);
+    // The request has ended: it does not look for who has the name now.
+    stage.alice.kubectl("annotate dreq gone look=again").worked();
+    let uid = now.uid(GOES[0]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(stage.snapshot("acme").await.uid(GOES[0]), uid, "the App that was brought back");
 }

@@ -8,108 +8,62 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::user::{Snapshot, User, expect, expect_condition, request, sample};
+use crate::people::People;
+use crate::user::{condition, expect, expect_condition, sample};
 use reprieve::api::names;
-use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
 
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
 /// Kinds of which every field that is anybody's is compared.
 const KINDS: &str = "deployments,statefulsets,daemonsets,cronjobs,replicasets,hpa,pvc,configmaps";
 
-struct Stage {
-    sandbox: Sandbox,
-    operator: Operator,
-    admin: User,
-    alice: User,
-    bob: User,
-    carol: User,
+/// Everything of the site that is anybody's, by kind and name: no status, and no field that
+/// only the cluster writes. Not the archived form, in which the hold's own edits are set aside.
+fn raw(stage: &People) -> BTreeMap<String, Value> {
+    let all = stage.admin.get(&format!("{KINDS} -n acme"));
+    let mut found: BTreeMap<String, Value> = BTreeMap::new();
+    let items = all["items"].as_array().into_iter().flatten();
+    let volumes = stage.admin.get("pv");
+    for object in items.chain(volumes["items"].as_array().into_iter().flatten()) {
+        let metadata = &object["metadata"];
+        let mut annotations = metadata["annotations"].clone();
+        if let Some(all) = annotations.as_object_mut() {
+            all.retain(|key, _| !key.starts_with("deployment.kubernetes.io/"));
+        }
+        if annotations.as_object().is_some_and(serde_json::Map::is_empty) {
+            annotations = Value::Null;
+        }
+        let key = format!("{}/{}", object["kind"].as_str().unwrap_or_default(), metadata["name"]);
+        let mut spec = object["spec"].clone();
+        if object["kind"] == "PersistentVolume" {
+            // The binder notes the version of the claim.
+            if let Some(reference) = spec["claimRef"].as_object_mut() {
+                reference.remove("resourceVersion");
+            }
+        }
+        let parts = json!({
+            "uid": metadata["uid"], "labels": metadata["labels"], "annotations": annotations,
+            "owners": metadata["ownerReferences"], "spec": spec, "data": object["data"],
+        });
+        found.insert(key, parts);
+    }
+    found
 }
 
-impl Stage {
-    async fn start() -> Option<Self> {
-        let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
-        sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
-        Some(Self {
-            admin: User::admin(&sandbox),
-            alice: User::person(&sandbox, "alice", "reprieve-requester"),
-            bob: User::person(&sandbox, "bob", "reprieve-approver"),
-            carol: User::person(&sandbox, "carol", "reprieve-approver"),
-            operator,
-            sandbox,
-        })
-    }
-
-    /// Alice asks, Bob and Carol approve, and the window begins.
-    fn hold(&self, name: &str, seconds: i64) -> Value {
-        let mut asked = request(name, "Site", &["site-1".to_owned()]);
-        asked["spec"]["retentionSeconds"] = json!(seconds);
-        self.alice.create(&asked).worked();
-        self.alice.until_state(name, "AwaitingApproval");
-        self.bob.approve(name, "bob").worked();
-        self.carol.approve(name, "carol").worked();
-        self.alice.until(&format!("dreq {name}"), "the window begun", |live| {
-            !live["status"]["retention"].is_null()
-        })
-    }
-
-    fn cancel(&self, name: &str) -> Value {
-        let patch = r#"{"spec":{"cancel":true}}"#;
-        self.alice.run(&["patch", "dreq", name, "--type=merge", "-p", patch], "").worked();
-        self.alice.until_state(name, "Cancelled")
-    }
-
-    /// Everything of the site that is anybody's, by kind and name: no status, and no field that
-    /// only the cluster writes. Not the archived form, in which the hold's own edits are set aside.
-    fn raw(&self) -> BTreeMap<String, Value> {
-        let all = self.admin.get(&format!("{KINDS} -n acme"));
-        let mut found: BTreeMap<String, Value> = BTreeMap::new();
-        let items = all["items"].as_array().into_iter().flatten();
-        let volumes = self.admin.get("pv");
-        for object in items.chain(volumes["items"].as_array().into_iter().flatten()) {
-            let metadata = &object["metadata"];
-            let mut annotations = metadata["annotations"].clone();
-            if let Some(all) = annotations.as_object_mut() {
-                all.retain(|key, _| !key.starts_with("deployment.kubernetes.io/"));
-            }
-            if annotations.as_object().is_some_and(serde_json::Map::is_empty) {
-                annotations = Value::Null;
-            }
-            let key =
-                format!("{}/{}", object["kind"].as_str().unwrap_or_default(), metadata["name"]);
-            let mut spec = object["spec"].clone();
-            if object["kind"] == "PersistentVolume" {
-                // The binder notes the version of the claim.
-                if let Some(reference) = spec["claimRef"].as_object_mut() {
-                    reference.remove("resourceVersion");
-                }
-            }
-            let parts = json!({
-                "uid": metadata["uid"], "labels": metadata["labels"], "annotations": annotations,
-                "owners": metadata["ownerReferences"], "spec": spec, "data": object["data"],
-            });
-            found.insert(key, parts);
-        }
-        found
-    }
-
-    fn expect_raw(&self, before: &BTreeMap<String, Value>, when: &str) {
-        let begun = Instant::now();
-        loop {
-            let now = self.raw();
-            let other =
-                before.keys().chain(now.keys()).find(|key| before.get(*key) != now.get(*key));
-            let Some(key) = other else { return };
-            // Controllers that own claims, or copy annotations, need a moment.
-            assert!(
-                begun.elapsed() < Duration::from_secs(20),
-                "{when}: {key}: expected {:?}; seen: {:?}",
-                before.get(key),
-                now.get(key)
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        }
+fn expect_raw(stage: &People, before: &BTreeMap<String, Value>, when: &str) {
+    let begun = Instant::now();
+    loop {
+        let now = raw(stage);
+        let other = before.keys().chain(now.keys()).find(|key| before.get(*key) != now.get(*key));
+        let Some(key) = other else { return };
+        // Controllers that own claims, or copy annotations, need a moment.
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{when}: {key}: expected {:?}; seen: {:?}",
+            before.get(key),
+            now.get(key)
+        );
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -168,7 +122,7 @@ fn workload(kind: &str, name: &str, mut spec: Value, volumes: Value) -> Value {
     })
 }
 
-fn build(stage: &Stage) {
+fn build(stage: &People) {
     stage.admin.apply(&sample(SITE, "acme", 1)).worked();
     stage.admin.kubectl("wait --for=condition=Ready site acme --timeout=60s").worked();
     let mut all = vec![
@@ -237,7 +191,7 @@ fn build(stage: &Stage) {
 }
 
 /// Every disk of the site is there, bound to its claim or waiting for one, and kept.
-fn disks_are_kept(stage: &Stage, when: &str) {
+fn disks_are_kept(stage: &People, when: &str) {
     let all = stage.admin.get("pv");
     let items = all["items"].as_array().cloned().unwrap_or_default();
     for (name, reclaim, _, _) in combinations() {
@@ -258,7 +212,7 @@ fn disks_are_kept(stage: &Stage, when: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_disk_goes_and_a_release_puts_everything_back() {
-    let Some(stage) = Stage::start().await else { return };
+    let Some(stage) = People::start().await else { return };
     let begun = Instant::now();
     let step = |what: &str| eprintln!("{:6.1} s {what}", begun.elapsed().as_secs_f64());
     build(&stage);
@@ -272,9 +226,9 @@ async fn no_disk_goes_and_a_release_puts_everything_back() {
     stage.sandbox.stop().expect("nothing is left");
 }
 
-async fn held_and_cancelled(stage: &Stage) {
-    let (before, snapshot) = (stage.raw(), Snapshot::take(&stage.sandbox, "acme").await);
-    let live = stage.hold("held", 600);
+async fn held_and_cancelled(stage: &People) {
+    let (before, snapshot) = (raw(stage), stage.snapshot("acme").await);
+    let live = stage.hold("held", "Site", &["site-1"], 600);
     let entity = &live["status"]["plan"]["entities"][0];
     assert_eq!(entity["claims"], 16, "claims: {entity}");
     assert_eq!(entity["unprotected"], 0, "{entity}");
@@ -307,6 +261,9 @@ async fn held_and_cancelled(stage: &Stage) {
         })
     });
     disks_are_kept(stage, "held");
+    stage.admin.until("hpa auto -n acme", "stands down", |live| {
+        condition(live, "ScalingActive").starts_with("False ScalingDisabled")
+    });
     stage.admin.kubectl("delete pv disk-db-drr-0 --wait=false").denied(&["kept for a Site"]);
     // Every Pod is gone, and what owned the claims would have had its time.
     std::thread::sleep(Duration::from_secs(8));
@@ -314,21 +271,21 @@ async fn held_and_cancelled(stage: &Stage) {
     assert_eq!(claims["items"].as_array().map_or(0, Vec::len), 16, "claims");
     disks_are_kept(stage, "after 8 s without Pods");
     // In the archived form the hold's own edits are set aside.
-    snapshot.expect_untouched(&Snapshot::take(&stage.sandbox, "acme").await, "held");
+    snapshot.expect_untouched(&stage.snapshot("acme").await, "held");
 
     let live = stage.cancel("held");
     expect_condition(&live, "Succeeded", &["False CancelledByUser", "1 Sites released"]);
-    stage.expect_raw(&before, "I7: cancelled");
-    snapshot.expect_untouched(&Snapshot::take(&stage.sandbox, "acme").await, "I7: cancelled");
+    expect_raw(stage, &before, "I7: cancelled");
+    snapshot.expect_untouched(&stage.snapshot("acme").await, "I7: cancelled");
     let owned =
         stage.admin.kubectl("get deploy,sts,rs,cronjob -n acme -o yaml --show-managed-fields");
     assert!(!owned.worked().contains(names::HOLD_MANAGER), "a field is still owned by the hold");
     stage.admin.until("site acme", "Active", |live| live["status"]["state"] == "Active");
 }
 
-fn users_and_gitops_in_between(stage: &Stage) {
-    let before = stage.raw();
-    stage.hold("contested", 600);
+fn users_and_gitops_in_between(stage: &People) {
+    let before = raw(stage);
+    stage.hold("contested", "Site", &["site-1"], 600);
     let replicas = |what: &str, n: i64| {
         stage.admin.until(&format!("deploy {what} -n acme"), &format!("{n} replicas"), |live| {
             live["spec"]["replicas"] == n
@@ -360,28 +317,42 @@ fn users_and_gitops_in_between(stage: &Stage) {
     });
     std::thread::sleep(Duration::from_secs(2));
     replicas("gitops", 2);
+    // A user's change of what is let be wins over what was.
+    stage.admin.kubectl("scale deploy gitops -n acme --replicas=7").worked();
 
     stage.cancel("contested");
+    stage.admin.until("events.events.k8s.io -A", "the change told", |all| {
+        let mut notes = all["items"].as_array().into_iter().flatten();
+        notes.any(|e| {
+            let note = e["note"].as_str().unwrap_or_default();
+            e["reason"] == "ChangedWhileHeld"
+                && note.contains("acme/gitops: spec.replicas is 7, and was 2")
+        })
+    });
     let mut expected = before;
+    expected.get_mut("Deployment/\"gitops\"").expect("gitops")["spec"]["replicas"] = json!(7);
     expected.get_mut("Deployment/\"web\"").expect("web")["spec"]["replicas"] = json!(5);
     let nightly = expected.get_mut("CronJob/\"nightly\"").expect("nightly");
     nightly["spec"]["schedule"] = json!("0 4 1 1 *");
-    // Its owner scales with it.
-    let live = stage.admin.until("rs -n acme", "5 replicas", |all| {
-        let mut all = all["items"].as_array().into_iter().flatten();
-        all.any(|rs| rs["metadata"]["labels"]["app"] == "web" && rs["spec"]["replicas"] == 5)
-    });
-    let sets = live["items"].as_array().into_iter().flatten();
-    for set in sets.filter(|rs| rs["metadata"]["labels"]["app"] == "web") {
-        let key = format!("ReplicaSet/{}", set["metadata"]["name"]);
-        expected.get_mut(&key).expect("its ReplicaSet")["spec"]["replicas"] = json!(5);
+    // Their ReplicaSets are scaled with them.
+    for (app, n) in [("web", 5), ("gitops", 7)] {
+        let live = stage.admin.until("rs -n acme", &format!("{n} replicas"), |all| {
+            let mut all = all["items"].as_array().into_iter().flatten();
+            all.any(|rs| rs["metadata"]["labels"]["app"] == app && rs["spec"]["replicas"] == n)
+        });
+        let sets = live["items"].as_array().into_iter().flatten();
+        for set in sets.filter(|rs| rs["metadata"]["labels"]["app"] == app) {
+            let key = format!("ReplicaSet/{}", set["metadata"]["name"]);
+            expected.get_mut(&key).expect("its ReplicaSet")["spec"]["replicas"] = json!(n);
+        }
     }
-    stage.expect_raw(&expected, "I7: users changed things in between");
+    expect_raw(stage, &expected, "I7: users changed things in between");
 }
 
-async fn purged(stage: &Stage) {
+async fn purged(stage: &People) {
     let before = stage.admin.get("sts -n acme");
-    stage.hold("gone", 10);
+    let snapshot = stage.snapshot("acme").await;
+    stage.hold("gone", "Site", &["site-1"], 10);
     let live = stage.alice.until_state("gone", "Completed");
     expect_condition(&live, "Succeeded", &["True Purged", "1 Sites deleted"]);
     let status = &live["status"];
@@ -397,22 +368,32 @@ async fn purged(stage: &Stage) {
         })
     });
     disks_are_kept(stage, "purged");
-    let restore = json!({
-        "apiVersion": names::API_VERSION, "kind": "Restore", "metadata": {"name": "back"},
-        "spec": {"source": {"deletionRequestRef": {"name": "gone"}}},
-    });
-    stage.admin.create(&restore).worked();
+    stage.restore("back", &json!({"deletionRequestRef": {"name": "gone"}}));
     let specs = |all: &Value| {
         let items = all["items"].as_array().cloned().unwrap_or_default();
         let spec = |o: &Value| (o["metadata"]["name"].to_string(), o["spec"].clone());
         items.iter().map(spec).collect::<BTreeMap<_, _>>()
     };
-    let now = stage.admin.until("sts -n acme", "every StatefulSet", |all| {
-        all["items"].as_array().map_or(0, Vec::len) == 8
-    });
+    let now = stage.admin.get("sts -n acme");
     // As they were, not as the hold had them.
     assert_eq!(specs(&before), specs(&now), "StatefulSets after the restore");
+    snapshot.expect_equal(&stage.snapshot("acme").await, "restored");
+    let applied =
+        stage.admin.kubectl("get deploy,sts,cronjob -n acme -o yaml --show-managed-fields");
+    assert!(!applied.worked().contains(names::HOLD_MANAGER), "a field is owned by the hold");
     disks_are_kept(stage, "restored");
-    let log = stage.operator.process().log_tail(3);
-    assert!(!log.is_empty(), "the operator lives");
+    // Each disk is bound to its own claim again.
+    let all = stage.admin.until("pv", "every disk bound", |all| {
+        let items = all["items"].as_array().cloned().unwrap_or_default();
+        let of_site = |v: &&Value| v["spec"]["claimRef"]["namespace"] == "acme";
+        let all: Vec<&Value> = items.iter().filter(of_site).collect();
+        all.len() == 16 && all.iter().all(|v| v["status"]["phase"] == "Bound")
+    });
+    for disk in all["items"].as_array().into_iter().flatten() {
+        let name = disk["metadata"]["name"].as_str().unwrap_or_default();
+        if let Some(rest) = name.strip_prefix("disk-db-") {
+            let claim = format!("data-db-{rest}");
+            expect(name, &claim, &disk["spec"]["claimRef"]["name"], disk);
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod demo;
 mod hold;
 mod mass;
 mod past_guard;
+mod people;
 mod process;
 mod restore;
 mod road;
@@ -20,6 +21,7 @@ mod roundtrip;
 mod schedule;
 mod site;
 mod sources;
+mod waves;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;
