@@ -361,11 +361,4 @@ async fn what_is_lost(stage: &mut Stage) {
     // One that cannot go yet, because an App is in it.
     admin.kubectl("delete namespace going --wait=false").worked();
     stage.ready("site going", &["False NamespaceTerminating", "no verified Backup"]);
-
-    // A holder of an id goes away; the other is told at once.
-    let none = r#"{"metadata":{"finalizers":[]}}"#;
-    admin.run(&["patch", "site", "twin", "--type=merge", "-p", none], "").worked();
-    admin.kubectl("delete site twin --wait=false").worked();
-    admin.run(&["patch", "site", "twin", "--type=merge", "-p", none], "");
-    stage.ready("site own", &["True Ready"]);
 }
