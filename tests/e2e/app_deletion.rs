@@ -112,6 +112,8 @@ fn in_one_request_at_a_time(stage: &People) {
     ] {
         let live = stage.ask("one", first.0, &[first.1], 10);
         expect("state", "AwaitingApproval", &live["status"]["state"], &live);
+        // The older one wins, and times have a resolution of a second.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
         let live = stage.ask("two", second.0, &[second.1], 10);
         expect("state", "Refused", &live["status"]["state"], &live);
         expect_condition(&live, "ScopeValid", &["InOtherRequest", "DeletionRequest one"]);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const SITES: usize = 20;
 /// Between two waves, in seconds.
-const PAUSE: i64 = 4;
+const PAUSE: i64 = 6;
 const FINALIZER: &str = "example.com/holds";
 
 fn site(n: usize) -> String {
