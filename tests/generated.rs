@@ -23,7 +23,7 @@ fn committed_files_are_what_the_code_says() {
 #[test]
 fn nothing_else_lies_where_they_are() {
     let generated: BTreeSet<PathBuf> = generated_files().into_iter().map(|f| f.path).collect();
-    for folder in ["crds", "deploy/admission", "deploy/flow", "deploy/rbac"] {
+    for folder in ["crds", "deploy/admission", "deploy/flow", "deploy/rbac", "deploy/monitoring"] {
         let seen = files_below(Path::new(folder));
         assert!(!seen.is_empty(), "{folder} is empty");
         for path in seen {

@@ -17,7 +17,8 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
+    "alerts.rs",
     "apps.rs",
     "backups.rs",
     "decide.rs",
@@ -32,6 +33,7 @@ const PURE: [&str; 17] = [
     "purge.rs",
     "queue.rs",
     "release.rs",
+    "rolling.rs",
     "schedule.rs",
     "trim.rs",
     "waves.rs",

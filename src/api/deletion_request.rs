@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, DeletionPolicySpec, NamespaceRef, Time, VolumeProtection};
+use super::{Condition, DeletionPolicySpec, LastBackup, NamespaceRef, Time, VolumeProtection};
 
 /// What to delete, why, and within which limits. Creating a DeletionRequest is the dry run.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -307,6 +307,9 @@ pub struct PlanEntity {
     pub uid: String,
     /// The tenant's name.
     pub tenant: String,
+    /// Its order of restore, 0 to 1000: higher comes back first. Not in the digest.
+    #[serde(default)]
+    pub priority: i32,
     /// The namespaces, with their UIDs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceRef>,
@@ -344,6 +347,10 @@ pub struct PlanEntity {
     /// down, as `Kind/namespace/name`. As many as there is room for. Not in the digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scratch: Vec<String>,
+    /// Its newest verified backup when the plan was made; another one is made before anything goes.
+    /// Absent: it has none. Not in the digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup: Option<LastBackup>,
     /// How far it is. Not in the digest.
     #[serde(default)]
     pub phase: EntityPhase,

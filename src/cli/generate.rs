@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::cli::rules;
 use crate::cli::run::guide as operating;
 use crate::{api, guard};
 
@@ -59,10 +60,15 @@ pub fn generated_files() -> Vec<Generated> {
     let flow = generated("deploy/flow/operator.yaml", &guard::operator_flow());
     let people = generated("deploy/rbac/people.yaml", &guard::people_roles());
     let operating = Generated { path: "docs/operating.md".into(), content: operating::operating() };
+    let plain = generated("deploy/monitoring/rules.yaml", &[rules::rules_file()]);
+    let of_operator =
+        generated("deploy/monitoring/prometheusrule.yaml", &[rules::prometheus_rule()]);
+    let runbooks = Generated { path: "docs/runbooks/README.md".into(), content: rules::index() };
     crds.chain(admission)
         .chain(optional)
         .chain(on_disk)
         .chain([configuration, guide, operator, people, flow, operating])
+        .chain([plain, of_operator, runbooks])
         .collect()
 }
 

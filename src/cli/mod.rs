@@ -3,4 +3,5 @@
 //! This room shows and starts; it must not decide.
 
 pub mod generate;
+pub mod rules;
 pub mod run;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::form::digest_of;
-use super::{Context, During, Error, Exact, Result};
+use super::{Context, During, Error, Exact, Result, metrics};
 use crate::api::{DeletionRequest, Site};
 use crate::guard::{self, GuardKind, GuardObject, Probe, ProbeRequest, difference, is_denied_by};
 
@@ -116,7 +116,11 @@ pub async fn observe_guard(ctx: &Context, targets: &ProbeTargets) -> Result<Guar
                 continue;
             }
             match try_probe(&ctx.client, &probe, targets).await? {
-                Probed::Bounced => ctx.guard.has_bounced(probe.policy, &state.fingerprint),
+                Probed::Bounced => {
+                    ctx.guard.has_bounced(probe.policy, &state.fingerprint);
+                    let label = metrics::Policy { policy: probe.policy };
+                    ctx.metrics.guard_probes.get_or_create(&label).inc();
+                }
                 Probed::NoTarget => {}
                 Probed::Problem(problem) => state.problems.push(problem),
             }

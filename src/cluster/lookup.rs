@@ -1,11 +1,11 @@
 //! Who holds an id: the lookup that is never skipped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use http::header::ACCEPT;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Client, Resource};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{During, Error, Result};
@@ -34,6 +34,12 @@ impl Holder {
     }
 }
 
+/// Up to this many ids are asked for one by one: the API server compares each entity with each of
+/// them, but sends none of the others.
+pub const FEW_IDS: usize = 4;
+/// Pages of this many rows, so that no answer is large and no fleet is ever held as a whole.
+const PAGE: u32 = 5000;
+
 /// Who holds each of these ids, Sites and Apps alike, by live reads: one Table list for each kind,
 /// in which the id is a column, so that thousands of ids cost two requests. An id that nobody
 /// holds is not in the answer.
@@ -41,23 +47,23 @@ impl Holder {
 /// # Errors
 /// A list that fails, or whose Table has no column `Id`: then nothing is known of any id.
 pub async fn lookup(client: &Client, ids: &[String]) -> Result<HashMap<String, Vec<Holder>>> {
-    let wanted: std::collections::HashSet<&str> = ids.iter().map(String::as_str).collect();
-    let mut found: HashMap<String, Vec<Holder>> = HashMap::new();
-    let lists = [
-        (TargetKind::Site, Site::url_path(&(), None)),
-        (TargetKind::App, App::url_path(&(), None)),
-    ];
-    for (kind, path) in lists {
-        for (id, holder) in list_ids(client, kind, &path, None).await? {
-            if wanted.contains(id.as_str()) {
-                found.entry(id).or_default().push(holder);
+    if ids.len() <= FEW_IDS {
+        let mut found = HashMap::new();
+        for id in ids {
+            let all = holders(client, id).await?;
+            if !all.is_empty() {
+                found.insert(id.clone(), all);
             }
         }
+        return Ok(found);
     }
-    for holders in found.values_mut() {
-        holders.sort();
-    }
-    Ok(found)
+    let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    let keep = |row: &EntityRow| wanted.contains(row.id.as_str());
+    let (sites, apps) = tokio::try_join!(
+        list_rows(client, TargetKind::Site, None, keep),
+        list_rows(client, TargetKind::App, None, keep),
+    )?;
+    Ok(by_id(sites.into_iter().chain(apps)))
 }
 
 /// Who holds this one id, by the field selector that both kinds offer.
@@ -65,15 +71,50 @@ pub async fn lookup(client: &Client, ids: &[String]) -> Result<HashMap<String, V
 /// # Errors
 /// As [`lookup`].
 pub async fn holders(client: &Client, id: &str) -> Result<Vec<Holder>> {
-    let mut all = vec![];
-    for (kind, path) in
-        [(TargetKind::Site, Site::url_path(&(), None)), (TargetKind::App, App::url_path(&(), None))]
-    {
-        let rows = list_ids(client, kind, &path, Some(id)).await?;
-        all.extend(rows.into_iter().filter(|(i, _)| i == id).map(|(_, holder)| holder));
-    }
+    let is_it = |row: &EntityRow| row.id == id;
+    let (sites, apps) = tokio::try_join!(
+        list_rows(client, TargetKind::Site, Some(id), is_it),
+        list_rows(client, TargetKind::App, Some(id), is_it),
+    )?;
+    let mut all: Vec<Holder> = sites.into_iter().chain(apps).map(|row| row.holder).collect();
     all.sort();
     Ok(all)
+}
+
+/// An entity as a Table list shows it: its metadata without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntityRow {
+    /// The platform's id.
+    pub id: String,
+    /// Which entity it is.
+    pub holder: Holder,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+}
+
+/// The entities of this kind that are to be kept, by one live Table list of all of them: their
+/// bodies, which can be large, stay where they are.
+///
+/// # Errors
+/// As [`lookup`].
+pub async fn list_entities(
+    client: &Client,
+    kind: TargetKind,
+    keep: impl Fn(&EntityRow) -> bool,
+) -> Result<Vec<EntityRow>> {
+    list_rows(client, kind, None, keep).await
+}
+
+/// Who holds each id, of these rows.
+pub fn by_id(rows: impl IntoIterator<Item = EntityRow>) -> HashMap<String, Vec<Holder>> {
+    let mut found: HashMap<String, Vec<Holder>> = HashMap::new();
+    for row in rows {
+        found.entry(row.id).or_default().push(row.holder);
+    }
+    for holders in found.values_mut() {
+        holders.sort();
+    }
+    found
 }
 
 #[derive(Deserialize)]
@@ -105,19 +146,34 @@ struct Row {
 
 #[derive(Deserialize)]
 struct Partial {
-    metadata: ObjectMeta,
+    metadata: RowMeta,
 }
 
-/// Pages of this many rows, so that the answer never is large.
-const PAGE: u32 = 5000;
+/// What is read of an object's metadata: the rest, field managers above all, is most of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RowMeta {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    deletion_timestamp: Option<IgnoredAny>,
+}
 
-async fn list_ids(
+async fn list_rows(
     client: &Client,
     kind: TargetKind,
-    path: &str,
     only: Option<&str>,
-) -> Result<Vec<(String, Holder)>> {
+    keep: impl Fn(&EntityRow) -> bool,
+) -> Result<Vec<EntityRow>> {
     let doing = format!("list the ids of all {kind}s");
+    let path = match kind {
+        TargetKind::Site => Site::url_path(&(), None),
+        TargetKind::App => App::url_path(&(), None),
+    };
     let mut all = vec![];
     let mut continue_: Option<String> = None;
     loop {
@@ -127,33 +183,25 @@ async fn list_ids(
             .body(vec![])
             .map_err(|e| Error::answer(&doing, e))?;
         let table: Table = client.request(request).await.during(&doing)?;
+        let column = table.column_definitions.iter().position(|c| c.name == "Id");
         // A list of nothing may come without columns.
-        if table.rows.is_empty() {
-            return Ok(all);
+        if column.is_none() && !table.rows.is_empty() {
+            let what = "the Table has no column Id: is the CRD of another version installed?";
+            return Err(Error::answer(doing, what));
         }
-        let column =
-            table.column_definitions.iter().position(|c| c.name == "Id").ok_or_else(|| {
-                Error::Answer {
-                    doing: doing.clone(),
-                    what: "the Table has no column Id: is the CRD of another version installed?"
-                        .to_owned(),
-                }
-            })?;
         for row in table.rows {
-            let Some(id) = row.cells.get(column).and_then(Value::as_str) else {
-                return Err(Error::Answer {
-                    doing,
-                    what: format!("{kind} {:?} has no id", row.object.metadata.name),
-                });
+            let RowMeta { name, namespace, uid, deletion_timestamp } = row.object.metadata;
+            let Some(id) = column.and_then(|c| row.cells.get(c)?.as_str()) else {
+                return Err(Error::Answer { doing, what: format!("{kind} {name:?} has no id") });
             };
-            let meta = row.object.metadata;
-            let holder = Holder {
-                kind,
-                name: meta.name.unwrap_or_default(),
-                namespace: meta.namespace,
-                uid: meta.uid.unwrap_or_default(),
+            let row = EntityRow {
+                id: id.to_owned(),
+                holder: Holder { kind, name, namespace, uid },
+                terminating: deletion_timestamp.is_some(),
             };
-            all.push((id.to_owned(), holder));
+            if keep(&row) {
+                all.push(row);
+            }
         }
         match table.metadata.continue_ {
             Some(token) if !token.is_empty() => continue_ = Some(token),

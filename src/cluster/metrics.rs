@@ -26,14 +26,27 @@ pub struct Metrics {
     pub guard_in_place: Gauge,
     /// Warning events, by kind of object and reason: what wants attention, as alerts can have it.
     pub warnings: Family<Warned, Counter>,
+    /// Dry runs that the guard refused to the operator, which is how it is probed, by policy.
+    pub guard_probes: Family<Policy, Counter>,
+    /// Ids that DeletionRequests asked for, planned or refused, by declared kind.
+    pub requested_entities: Family<Kind, Counter>,
+    /// Sites that lost much of what they held within the last minutes, though nobody asked.
+    pub sites_shrunk: Gauge,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
+    /// DeletionRequests that ended, by state and reason.
+    pub requests_ended: Family<Ended, Counter>,
+    requests: Family<InState, Gauge>,
+    gates: Family<Gate, Gauge>,
+    open: Mutex<Option<CountRequests>>,
     /// Archives that were taken out of the store because they had expired.
     pub expired_archives: Counter,
     /// Deletes that got past the guard, by kind.
     pub unexpected_deletes: Family<Kind, Counter>,
     /// Entities that were deleted past the guard and are not created anew, or purged, yet, by kind.
     pub unexpected_deletes_open: Family<Kind, Gauge>,
+    /// Whether a source of alerts answered when it was last asked.
+    pub alert_source_up: Family<Source, Gauge>,
     /// Time of the last successful answer of the API server, as a Unix time.
     pub last_contact: Gauge<f64, AtomicU64>,
     /// Whether this process holds the lease.
@@ -60,6 +73,47 @@ pub struct Counts {
     pub backing_off: usize,
     /// Objects that do not parse.
     pub unparsable: usize,
+}
+
+/// What is counted of DeletionRequests when Prometheus asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// Requests, by state.
+    pub states: BTreeMap<String, usize>,
+    /// Gates of open requests that are not open, by condition and reason.
+    pub gates: BTreeMap<(String, String), usize>,
+    /// Requests that have not ended.
+    pub open: usize,
+}
+
+struct CountRequests(Box<dyn Fn() -> RequestCounts + Send + Sync>);
+
+impl fmt::Debug for CountRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountRequests")
+    }
+}
+
+/// Labels of the gauge of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    state: String,
+}
+
+/// Labels of the gauge of gates.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Gate {
+    gate: String,
+    reason: String,
+}
+
+/// Labels of [`Metrics::requests_ended`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Ended {
+    /// The state in which it ended.
+    pub state: String,
+    /// Why, as the condition `Succeeded` has it.
+    pub reason: String,
 }
 
 struct CountOf(Box<dyn Fn() -> Counts + Send + Sync>);
@@ -95,11 +149,25 @@ pub struct Warned {
     pub reason: &'static str,
 }
 
+/// Labels of [`Metrics::guard_probes`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Policy {
+    /// Name of the admission policy.
+    pub policy: &'static str,
+}
+
 /// Labels of [`Metrics::purged`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
     /// The kind of entity.
     pub kind: String,
+}
+
+/// Labels of [`Metrics::alert_source_up`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Source {
+    /// Its URL.
+    pub url: String,
 }
 
 /// Labels of [`Metrics::restores`].
@@ -142,8 +210,49 @@ impl Metrics {
             "Warning events told, by kind of object and reason",
             warnings.clone(),
         );
+        let guard_probes = Family::default();
+        registry.register(
+            "guard_probes",
+            "Dry runs that the guard refused to the operator, which is how it is probed: the API server counts them as denials",
+            guard_probes.clone(),
+        );
+        let requested_entities = Family::default();
+        registry.register(
+            "requested_entities",
+            "Ids that DeletionRequests asked for, whatever became of them, by declared kind",
+            requested_entities.clone(),
+        );
+        for kind in ["Site", "App"] {
+            // There from the start, as below.
+            let kind = Kind { kind: kind.to_owned() };
+            let _ = Family::<Kind, Counter>::get_or_create(&requested_entities, &kind);
+        }
+        let sites_shrunk = Gauge::default();
+        registry.register(
+            "sites_shrunk",
+            "Sites that lost more than a quarter of their objects within the last 15 minutes and are neither purged nor restored",
+            sites_shrunk.clone(),
+        );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
+        let requests_ended = Family::default();
+        registry.register(
+            "requests_ended",
+            "DeletionRequests that ended, by state and reason",
+            requests_ended.clone(),
+        );
+        let requests = Family::default();
+        registry.register(
+            "requests",
+            "DeletionRequests that there are, by state",
+            requests.clone(),
+        );
+        let gates = Family::default();
+        registry.register(
+            "closed_gates",
+            "Gates of open DeletionRequests that are not open, by condition and reason",
+            gates.clone(),
+        );
         let expired_archives = Counter::default();
         registry.register(
             "expired_archives",
@@ -167,6 +276,12 @@ impl Metrics {
             let kind = Kind { kind: kind.to_owned() };
             let _ = Family::<Kind, Counter>::get_or_create(&unexpected_deletes, &kind);
         }
+        let alert_source_up = Family::default();
+        registry.register(
+            "alert_source_up",
+            "1 if this source of alerts gave an answer that can be read when an open request last asked it, else 0",
+            alert_source_up.clone(),
+        );
         let last_contact = Gauge::default();
         registry.register(
             "last_contact_timestamp_seconds",
@@ -237,10 +352,18 @@ impl Metrics {
             reconcile_seconds,
             guard_in_place,
             warnings,
+            guard_probes,
+            requested_entities,
+            sites_shrunk,
             purged,
             expired_archives,
             unexpected_deletes,
             unexpected_deletes_open,
+            alert_source_up,
+            requests_ended,
+            requests,
+            gates,
+            open: Mutex::default(),
             last_contact,
         }
     }
@@ -250,11 +373,21 @@ impl Metrics {
         lock(&self.counters).insert(room, CountOf(Box::new(count)));
     }
 
+    /// Says how to count DeletionRequests. Asked at each scrape; the last one counts.
+    pub fn count_requests(&self, count: impl Fn() -> RequestCounts + Send + Sync + 'static) {
+        *lock(&self.open) = Some(CountRequests(Box::new(count)));
+    }
+
     /// Forgets what was true of the rooms while they ran.
     pub fn rooms_ended(&self) {
         lock(&self.counters).clear();
+        self.sites_shrunk.set(0);
         self.unparsable.clear();
         self.backing_off.clear();
+        self.alert_source_up.clear();
+        *lock(&self.open) = None;
+        self.requests.clear();
+        self.gates.clear();
         self.restores.clear();
         self.restore_sites.clear();
     }
@@ -266,6 +399,21 @@ impl Metrics {
             let counts = (count.0)();
             self.unparsable.get_or_create(&Room { room }).set(number(counts.unparsable));
             self.backing_off.get_or_create(&Room { room }).set(number(counts.backing_off));
+        }
+        if let Some(count) = lock(&self.open).as_ref() {
+            let counts = (count.0)();
+            self.requests.clear();
+            for (state, n) in counts.states {
+                self.requests.get_or_create(&InState { state }).set(number(n));
+            }
+            if counts.open == 0 {
+                // What was so when the last one asked may have changed long ago.
+                self.alert_source_up.clear();
+            }
+            self.gates.clear();
+            for ((gate, reason), n) in counts.gates {
+                self.gates.get_or_create(&Gate { gate, reason }).set(number(n));
+            }
         }
         let mut text = String::new();
         if encode(&mut text, &lock(&self.registry)).is_err() {

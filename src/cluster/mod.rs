@@ -30,7 +30,7 @@ pub use driver::{Shutdown, drive, shutdown};
 pub use error::{During, Error, Result, chain, describe, is_conflict, is_not_found};
 pub use guard::{Guard, GuardState, ProbeTargets, observe_guard};
 pub use guard_watch::watch_guard;
-pub use lookup::{Holder, holders, lookup};
+pub use lookup::{EntityRow, FEW_IDS, Holder, by_id, holders, list_entities, lookup};
 pub use metrics::Metrics;
 pub use write::{
     Exact, Written, create_if_absent, delete_exact, merge_diff, patch_exact, set_finalizer,

@@ -12,6 +12,7 @@ use super::held::Edit;
 use super::ledger;
 use super::observe::{Facts, LABEL_REQUEST_UID, OwnObject, SiteFacts};
 use super::purge::Step;
+use super::rolling_ledger;
 use crate::api::{
     App, Backup, BackupPurpose, BackupSpec, Deletion, DeletionRequest, Site, SiteRef, names,
 };
@@ -22,23 +23,28 @@ use crate::cluster::{
 };
 use crate::store::Store;
 
+/// What came of the effects.
+#[derive(Default)]
+pub struct Done {
+    /// In words, the writes that stand alone and that the API server refused.
+    pub refused: Vec<String>,
+    /// The request with its finalizer, where that was added: nothing else of it is otherwise than
+    /// it was observed, or the write would have been a conflict.
+    pub request: Option<DeletionRequest>,
+}
+
 /// Carries the effects out, in order. The first that fails ends it; the rest is decided again, on
 /// what then is so. Not so changes of what is held and deletes of an App's objects, each of which
-/// stands alone: they answer, in words, what was refused.
+/// stands alone.
 ///
 /// # Errors
 /// Any write that fails; a conflict when what was decided on has changed since.
-pub async fn act(
-    ctx: &Context,
-    store: &Store,
-    facts: &Facts,
-    effects: &[Effect],
-) -> Result<Vec<String>> {
-    let mut refused = vec![];
+pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]) -> Result<Done> {
+    let mut done = Done::default();
     for effect in effects {
         match effect {
-            Effect::AddFinalizer => finalizer(ctx, facts, true).await?,
-            Effect::RemoveFinalizer => finalizer(ctx, facts, false).await?,
+            Effect::AddFinalizer => done.request = finalizer(ctx, facts, true).await?,
+            Effect::RemoveFinalizer => finalizer(ctx, facts, false).await.map(drop)?,
             Effect::CreateBackup { name, site, keep_until } => {
                 let Some(live) = facts.sites.get(site) else { continue };
                 create_backup(ctx, facts, live, name, *keep_until).await?;
@@ -49,10 +55,13 @@ pub async fn act(
                 patch_exact(&api, backup, patch).await?;
             }
             Effect::Hold(entity, deletion) => mark_entity(ctx, entity, Some(deletion)).await?,
-            Effect::Edit(edit) => alone(change(ctx, edit).await, &mut refused)?,
+            Effect::Edit(edit) => alone(change(ctx, edit).await, &mut done.refused)?,
             Effect::Release(entity) => release(ctx, facts, entity).await?,
             Effect::Purge(token, step @ Step::DeleteObject(..)) => {
-                alone(purge(ctx, token, step).await, &mut refused)?;
+                alone(purge(ctx, token, step).await, &mut done.refused)?;
+            }
+            Effect::Reserve { ledger, text } => {
+                rolling_ledger::write(ctx, ledger.as_ref(), text).await?;
             }
             Effect::Purge(token, step) => {
                 if ends(token, step) {
@@ -63,7 +72,7 @@ pub async fn act(
             }
         }
     }
-    Ok(refused)
+    Ok(done)
 }
 
 /// Whether a step takes what tells last of the entity: a Site, or the App that the permission is
@@ -128,9 +137,9 @@ async fn change(ctx: &Context, edit: &Edit) -> Result<()> {
     }
 }
 
-async fn finalizer(ctx: &Context, facts: &Facts, present: bool) -> Result<()> {
+async fn finalizer(ctx: &Context, facts: &Facts, present: bool) -> Result<Option<DeletionRequest>> {
     let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
-    set_finalizer(&api, &facts.request, present).await.map(drop)
+    set_finalizer(&api, &facts.request, present).await
 }
 
 async fn create_backup(

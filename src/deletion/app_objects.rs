@@ -10,8 +10,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::Value;
 
 use super::backups::{backup_of, is_verified};
-use super::entities::CONCURRENCY;
 use super::observe::{AppFacts, OwnObject, SiteFacts};
+use super::survey::CONCURRENCY;
 use crate::api::{App, DeletionRequest, TargetKind, names};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::{ObjectKey, RootDigest, archived_form, object_digest};

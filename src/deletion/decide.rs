@@ -60,6 +60,13 @@ pub enum Effect {
     Edit(Edit),
     /// Take every mark of this request off an entity: off a Site's namespaces and Apps too.
     Release(Entity),
+    /// Write the ledger of purges, with a place for an entity that was not in it.
+    Reserve {
+        /// The ledger as it was read; none: there is none yet.
+        ledger: Option<Exact>,
+        /// All of it.
+        text: String,
+    },
     /// One step of a purge, with the permission that the gates gave.
     Purge(gates::PurgeToken, Step),
 }

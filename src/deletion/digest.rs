@@ -1,9 +1,7 @@
 //! The digest of a plan, which approvals name. Pure.
 //!
-//! Canonical, so that a script can compute it again from `status.plan`: a line of JSON without
-//! blanks and with sorted keys for the head and for each entity; SHA-256 of each line, in
-//! hexadecimal; these of the entities sorted; and SHA-256 of all of them, the head's first, each
-//! followed by a newline. Nothing that changes by itself is in it: no times, no counts.
+//! Canonical, so that a script can compute it again from `status.plan`; `docs/digest.md` has the
+//! form and such a script. Nothing that changes by itself is in it: no times, no counts.
 
 use serde_json::{Value, json};
 
@@ -37,6 +35,7 @@ fn leaf(entity: &PlanEntity) -> Value {
         name,
         uid,
         tenant,
+        priority: _,
         namespaces,
         apps,
         site,
@@ -48,6 +47,7 @@ fn leaf(entity: &PlanEntity) -> Value {
         disks: _,
         runs_on: _,
         scratch: _,
+        last_backup: _,
         phase: _,
         wave: _,
         backup: _,

@@ -22,7 +22,8 @@ fn a_script_can_compute_it_again() {
     let (mut head, entities) = planned(&["b", "a"]);
     head.policy_uid = None;
     let policy = concat!(
-        r#"{"backup":{"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10},"#,
+        r#"{"backup":{"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10,"#,
+        r#""rolling":{"maxEntities":1000,"maxPercent":100,"windowSeconds":86400}},"#,
         r#""environment":"Development","quarantine":"ScaleDown","quorum":{"approvals":2,"expiresAfterSeconds":86400,"#,
         r#""overrideApprovals":3},"retention":{"defaultSeconds":60,"maximumSeconds":1000,"minimumSeconds":10},"#,
         r#""waves":{"first":1,"maxPercent":10,"pauseSeconds":60}}"#
@@ -116,12 +117,15 @@ fn each_field_of_the_plan_is_covered() {
     let (mut head, entities) = planned(&["a"]);
     head.expected_alerts = vec!["SiteDown".into()];
     head.round = Some(1);
+    head.policy.alerts = Some(alerts(json!({
+        "alertmanager": { "secretRef": { "name": "token" } }, "matchers": ["a=b"],
+    })));
     let before = digest(&head, &entities);
 
     let whole = json!(head);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    assert_eq!(fields.len(), 22, "{fields:?}");
+    assert_eq!(fields.len(), 31, "{fields:?}");
     for field in fields {
         let mut changed = whole.clone();
         let value = changed.pointer_mut(&field).unwrap();
@@ -133,7 +137,8 @@ fn each_field_of_the_plan_is_covered() {
     let whole = json!(entities[0]);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    let uncovered = ["/objects", "/bytes", "/claims", "/unprotected", "/disks", "/phase", "/wave"];
+    let uncovered =
+        ["/objects", "/bytes", "/claims", "/unprotected", "/disks", "/phase", "/wave", "/priority"];
     fields.retain(|f| !uncovered.iter().any(|u| f.starts_with(u)));
     assert_eq!(fields.len(), 11, "{fields:?}");
     for field in fields {

@@ -3,14 +3,16 @@
 
 use kube::ResourceExt;
 
+use super::alerts::alerts_clear;
 use super::backups::{backed_up, backup_is_current};
+use super::decide::Effect;
 use super::digest::leaf_digest;
 use super::live::{Live, words};
-use super::observe::Facts;
+use super::observe::{Facts, next_entity};
+use super::rolling;
 use crate::api::{
-    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase,
-    Environment, Plan, PlanEntity, PlanHead, Protection, Reason, RequestState, RetentionWindow,
-    Time, names,
+    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase, Plan,
+    PlanEntity, PlanHead, Protection, Reason, RequestState, RetentionWindow, Time, names,
 };
 
 /// By how much the operator's clock and the API server's may differ, in seconds.
@@ -99,15 +101,27 @@ impl PurgeToken {
 }
 
 /// The permission to begin with an entity: every gate is open, the entity is planned and held by
-/// this request, a wave has taken it, and its backup shows what lives.
+/// this request, a wave has taken it, its backup shows what lives, and it has a place in the ledger
+/// of purges.
 pub fn permit(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
-    let planned = case.plan.entities.iter().any(|e| e.uid == entity.uid);
-    let live = case.facts.live(entity)?;
-    live.deletion_by(&case.facts.request_uid())?;
-    let current = backup_is_current(live) && entity.wave.is_some();
-    let open = GATES.iter().all(|(_, gate)| gate(case).is_open());
-    (case.state == RequestState::Purging && planned && current && open)
+    (may_begin(case, entity) && rolling::is_reserved(case, entity))
         .then(|| PurgeToken { entity_uid: entity.uid.clone() })
+}
+
+/// The write without which there is no permission: a place in the ledger of purges, for an entity
+/// that lacks nothing else.
+pub(super) fn reserve(case: &Case<'_>, entity: &PlanEntity) -> Option<Effect> {
+    may_begin(case, entity).then(|| rolling::reserve(case, entity)).flatten()
+}
+
+fn may_begin(case: &Case<'_>, entity: &PlanEntity) -> bool {
+    let Some(live) = case.facts.live(entity) else { return false };
+    let planned = case.plan.entities.iter().any(|e| e.uid == entity.uid);
+    let held = live.deletion_by(&case.facts.request_uid()).is_some();
+    let open = GATES.iter().all(|(_, gate)| gate(case).is_open());
+    let taken = entity.wave.is_some();
+    let current = backup_is_current(live);
+    case.state == RequestState::Purging && planned && held && taken && current && open
 }
 
 /// The permission to finish an entity whose first DELETE was sent: there is no way back, and half
@@ -258,7 +272,21 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
             ),
         );
     }
-    Verdict::open(Reason::WithinLimits, format!("{count} of at most {own} {kind}s"))
+    // The rolling limit gets better by waiting, and is asked when something is to go.
+    let next = next_entity(&case.plan.entities).filter(|_| case.state == RequestState::Purging);
+    if let Some(entity) = next.filter(|e| undecided(case).any(|(u, _)| u.uid == e.uid))
+        && let Some((reason, message)) = rolling::full(case, entity)
+    {
+        return Verdict::closed(reason, message);
+    }
+    let message = format!("{count} of at most {own} {kind}s in this request");
+    Verdict::open(
+        Reason::WithinLimits,
+        match rolling::usage(case) {
+            Some(usage) => format!("{message}; {usage}"),
+            None => message,
+        },
+    )
 }
 
 /// The first claim of what is not gone yet whose disk cannot be kept.
@@ -408,20 +436,6 @@ pub fn window_end(case: &Case<'_>, window: &RetentionWindow) -> Time {
     let least =
         stricter(case).iter().map(|p| p.retention.minimum_seconds).max().unwrap_or(i64::MAX);
     window.end_time.max(window.start_time.plus_seconds(least))
-}
-
-/// Gate 7: no unexpected alert. There is no source of alerts yet: Production never purges without
-/// one, Development may.
-fn alerts_clear(case: &Case<'_>) -> Verdict {
-    let production = stricter(case).iter().any(|p| p.environment == Environment::Production);
-    if production {
-        Verdict::closed(
-            Reason::NotConfigured,
-            "Production purges only with a source of alerts, and this version cannot ask one yet",
-        )
-    } else {
-        Verdict::open(Reason::NotConfigured, "no source of alerts; Development goes without")
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
+use super::alerts::cancels;
 use super::backups::{backup_is_outdated, backup_of, is_verified, keep_until};
 use super::decide::{
     Decision, Effect, Ending, Entity, LOOK_AGAIN, asked_to_end, closed, count_approvals, end,
@@ -28,6 +29,8 @@ use crate::cluster::{Exact, Note};
 
 /// How soon to look again while something is waited for.
 pub(super) const SOON: Duration = Duration::from_millis(500);
+/// How soon to look again when a gate holds a purge that has begun.
+pub(super) const BLOCKED: Duration = Duration::from_secs(2);
 /// How soon to take the step after one that was just taken.
 pub(super) const NEXT: Duration = Duration::from_millis(20);
 /// By how much longer than needed a backup is kept, so that it need not be prolonged for each
@@ -84,7 +87,15 @@ pub(super) fn decide(facts: &Facts, mut status: DeletionRequestStatus, now: Time
         reason,
         message,
     });
+    // What is past its point of no return is finished, alert or not.
+    let alert = cancels(&case).filter(|_| undecided(&case).next().is_some());
+    let alert = alert.map(|message| Ending {
+        state: RequestState::Cancelled,
+        reason: Reason::CancelledByAlert,
+        message: format!("cancelled, because {message}"),
+    });
     let ending = release::begun(&status).or_else(|| asked_to_end(facts, &status)).or(changed);
+    let ending = ending.or(alert);
     let mut decision = match ending {
         Some(ending) => release::release(&case, status, ending),
         None if state == RequestState::Held => hold(&case, status),

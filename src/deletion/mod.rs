@@ -4,17 +4,23 @@
 //! must not decide on a cache: every fact behind an irreversible step is a live read.
 
 mod act;
+mod alertmanager;
+pub mod alerts;
 mod app_objects;
 mod apps;
 mod backups;
+#[cfg(test)]
+mod cancel_tests;
 pub mod decide;
 pub mod digest;
-mod entities;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;
 pub mod held;
+mod held_objects;
 mod hold;
+#[cfg(test)]
+mod ids_tests;
 mod ledger;
 pub mod live;
 mod observe;
@@ -22,10 +28,15 @@ mod observe;
 mod past_guard_tests;
 pub mod plan;
 mod policy;
+#[cfg(test)]
+mod production_tests;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;
 mod release;
+pub mod rolling;
+mod rolling_ledger;
+mod survey;
 mod waves;
 #[cfg(test)]
 mod world;
@@ -42,7 +53,12 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
-use crate::api::{Backup, DeletionRequest};
+use self::alertmanager::Sources;
+use crate::api::{
+    Backup, ConditionStatus, ConditionType, Conditions, DeletionRequest, DeletionRequestStatus,
+    RequestState,
+};
+use crate::cluster::metrics::{Ended, Kind, RequestCounts};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 use crate::store::Store;
 
@@ -67,6 +83,7 @@ async fn run_requests(ctx: Context, store: Store, down: Shutdown) {
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());
     let known = controller.store();
+    let counted = known.clone();
     let ours = watcher::Config::default().labels(observe::LABEL_REQUEST_UID);
     let controller = controller.watches_with(backups, (), ours, move |backup| {
         let uid = backup.labels().get(observe::LABEL_REQUEST_UID).cloned();
@@ -74,35 +91,47 @@ async fn run_requests(ctx: Context, store: Store, down: Shutdown) {
         request.map(|request| ObjectRef::new(&request.name_any()))
     });
     let controller = controller.reconcile_all_on(ctx.guard.changes());
+    ctx.metrics.count_requests(move || count(&counted.state()));
     let context = ctx.clone();
+    let sources = Arc::<Sources>::default();
     drive("deletion", controller, ctx, TIMEOUT, down, move |request| {
-        reconcile(context.clone(), store.clone(), request)
+        reconcile(context.clone(), store.clone(), sources.clone(), request)
     })
     .await;
 }
 
-async fn reconcile(ctx: Context, store: Store, request: Arc<DeletionRequest>) -> Result<Action> {
-    let Some(facts) = observe::observe(&ctx, &store, &request.name_any()).await? else {
+async fn reconcile(
+    ctx: Context,
+    store: Store,
+    sources: Arc<Sources>,
+    request: Arc<DeletionRequest>,
+) -> Result<Action> {
+    let Some(facts) = observe::observe(&ctx, &store, &sources, &request.name_any()).await? else {
         return Ok(Action::await_change());
     };
     let mut decision = decide::decide(&facts, ctx.now());
     let written = async {
-        let refused = act::act(&ctx, &store, &facts, &decision.effects).await?;
-        decide::tell_refused(&facts, &mut decision, &refused, ctx.now());
+        let done = act::act(&ctx, &store, &facts, &decision.effects).await?;
+        if decision.effects.contains(&decide::Effect::RemoveFinalizer) {
+            // It may be gone by now.
+            return Ok(false);
+        }
+        decide::tell_refused(&facts, &mut decision, &done.refused, ctx.now());
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.
-        let added_finalizer = decision.effects.contains(&decide::Effect::AddFinalizer);
-        if added_finalizer || decision.effects.contains(&decide::Effect::RemoveFinalizer) {
-            // The finalizer has changed the request; decide again on what is so now.
-            return Ok(false);
+        let request = done.request.as_ref().unwrap_or(&facts.request);
+        write_status(&api, request, facts.request.status.as_ref(), &decision.status, true).await?;
+        if facts.request.status.is_none() {
+            let target = &facts.request.spec.target;
+            let kind = Kind { kind: target.kind.to_string() };
+            let count = u64::try_from(target.ids.len()).unwrap_or(u64::MAX);
+            ctx.metrics.requested_entities.get_or_create(&kind).inc_by(count);
         }
-        let old = facts.request.status.as_ref();
-        write_status(&api, &facts.request, old, &decision.status, true).await?;
         Ok::<_, Error>(true)
     };
     match written.await {
-        Ok(true) => {}
+        Ok(true) => told_of_its_end(&ctx, facts.request.status.as_ref(), &decision.status),
         Ok(false) => return Ok(Action::requeue(Duration::ZERO)),
         Err(error) if error.status().is_some_and(|s| s.code == 409) => {
             tracing::debug!(request = request.name_any(), %error, "changed meanwhile");
@@ -114,4 +143,42 @@ async fn reconcile(ctx: Context, store: Store, request: Arc<DeletionRequest>) ->
         ctx.tell(&facts.request, note).await;
     }
     Ok(decision.requeue.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Counts a request that has just ended.
+fn told_of_its_end(
+    ctx: &Context,
+    before: Option<&DeletionRequestStatus>,
+    now: &DeletionRequestStatus,
+) {
+    let ended = |status: &DeletionRequestStatus| status.state.is_some_and(RequestState::is_final);
+    if ended(now) && !before.is_some_and(ended) {
+        let state = now.state.map_or_else(String::new, |state| format!("{state:?}"));
+        let reason = now.conditions.get(ConditionType::Succeeded);
+        let reason = reason.map_or_else(String::new, |c| c.reason.clone());
+        ctx.metrics.requests_ended.get_or_create(&Ended { state, reason }).inc();
+    }
+}
+
+/// Requests by state, and what keeps the open ones, from the watch.
+fn count(requests: &[Arc<DeserializeGuard<DeletionRequest>>]) -> RequestCounts {
+    let mut counts = RequestCounts::default();
+    for request in requests.iter().filter_map(|request| request.0.as_ref().ok()) {
+        let status = request.status.clone().unwrap_or_default();
+        let state = status.state.unwrap_or(RequestState::Planning);
+        *counts.states.entry(format!("{state:?}")).or_default() += 1;
+        if state.is_final() {
+            continue;
+        }
+        counts.open += 1;
+        for (type_, _) in gates::GATES {
+            if let Some(gate) = status.conditions.get(type_)
+                && gate.status != ConditionStatus::True
+            {
+                let key = (type_.as_str().to_owned(), gate.reason.clone());
+                *counts.gates.entry(key).or_default() += 1;
+            }
+        }
+    }
+    counts
 }

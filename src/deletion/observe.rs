@@ -1,27 +1,32 @@
 //! What is so: one request, everything that it means, and everything that its gates ask. Live
 //! reads, every one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
+use super::alertmanager::Sources;
+use super::alerts::Answers;
 use super::app_objects::{observe_apps, read_app};
-use super::entities::{observe_sites, read_site};
+use super::backups::{backup_of, is_verified};
 use super::held::{Claim, Held};
 use super::live::Live;
+use super::rolling::RollingFacts;
+use super::{held_objects, rolling_ledger, survey};
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
+use crate::cluster::collect::live_digest;
 use crate::cluster::{
-    Context, During, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time, lookup,
-    observe_guard,
+    Context, During, EntityRow, Error, Exact, FEW_IDS, GuardState, Holder, ProbeTargets, Result,
+    api_server_time, by_id, list_entities, lookup, observe_guard,
 };
 use crate::store::Store;
 
-/// A request of more ids does not name its workloads and volumes one by one.
+/// A request of more ids does not name its workloads one by one.
 const SHOWN_MOST: usize = 100;
 /// Label on a Backup: UID of the DeletionRequest that it was made for.
 pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
@@ -45,6 +50,10 @@ pub struct Facts {
     pub others: Vec<OpenRequest>,
     /// What is so with the guard.
     pub guard: GuardState,
+    /// What the sources of alerts answered that were asked.
+    pub alerts: Answers,
+    /// What went lately, over all requests; read for the purge.
+    pub rolling: RollingFacts,
     /// The time by the API server's clock.
     pub api_time: Time,
 }
@@ -56,7 +65,7 @@ pub struct SiteFacts {
     pub site: Site,
     /// Its namespaces that exist: those that it names, and those that have its label.
     pub namespaces: Vec<Namespace>,
-    /// The Apps in them.
+    /// The Apps in them. While the plan is made, of each only id, name and UID.
     pub apps: Vec<App>,
     /// The Backups that were made of it for this request, oldest first.
     pub backups: Vec<Backup>,
@@ -229,7 +238,12 @@ impl SiteFacts {
 ///
 /// # Errors
 /// Any read that fails: then nothing is decided.
-pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<Facts>> {
+pub(super) async fn observe(
+    ctx: &Context,
+    store: &Store,
+    sources: &Sources,
+    name: &str,
+) -> Result<Option<Facts>> {
     let client = &ctx.client;
     let requests: Api<DeletionRequest> = Api::all(client.clone());
     let doing = format!("read DeletionRequest {name}");
@@ -239,28 +253,18 @@ pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<
     let status = request.status.clone().unwrap_or_default();
     let state = status.state.unwrap_or(RequestState::Planning);
     let planned = status.plan.as_ref().map_or(&[][..], |plan| &plan.entities);
-    let mut holders = HashMap::new();
-    let mut others = vec![];
+    let mut scope = ScopeFacts::default();
     // A cancel must work whatever cannot be read: a CustomResourceDefinition that is gone, say.
     let ends = matches!(state, RequestState::Planning | RequestState::AwaitingApproval)
         && wants_to_end(&request);
-    let kind = request.spec.target.kind;
-    let mut keys: BTreeSet<(Option<String>, String)> = BTreeSet::new();
     match state {
         _ if ends => {}
         RequestState::Planning | RequestState::AwaitingApproval => {
-            holders = lookup(client, &request.spec.target.ids).await?;
-            others = other_requests(ctx, &request).await?;
-            let all = holders.values().flatten().filter(|h: &&Holder| h.kind == kind);
-            keys.extend(all.map(|h| (h.namespace.clone(), h.name.clone())));
+            scope = observe_scope(ctx, &request).await?;
         }
         // From here on the plan says what is meant, not the ids: an id may have moved.
         RequestState::Held | RequestState::Purging => {
-            let namespace = |e: &PlanEntity| {
-                let first = e.namespaces.first().filter(|_| e.kind == TargetKind::App);
-                first.map(|n| n.name.clone())
-            };
-            keys.extend(planned.iter().map(|e| (namespace(e), e.name.clone())));
+            scope = observe_planned(ctx, &request, planned).await?;
         }
         // Nothing is asked of what has ended.
         RequestState::Completed
@@ -268,19 +272,10 @@ pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<
         | RequestState::Expired
         | RequestState::Cancelled => {}
     }
-    let mut sites = BTreeMap::new();
-    let mut apps = BTreeMap::new();
+    let ScopeFacts { holders, mut sites, mut apps, others } = scope;
     let mut policies = BTreeMap::new();
     let mut guard = GuardState::default();
     if !state.is_final() && !ends {
-        let whole = state.holds() || keys.len() <= SHOWN_MOST;
-        let of_apps = keys.iter().filter_map(|(ns, name)| Some((ns.clone()?, name.clone())));
-        apps = observe_apps(ctx, of_apps.collect(), &request).await?;
-        let of_sites = keys.iter().filter(|(ns, _)| ns.is_none()).map(|(_, name)| name.clone());
-        let names = of_sites
-            .chain(apps.values().map(|app| app.site.clone()).filter(|s| !s.is_empty()))
-            .collect();
-        sites = observe_sites(ctx, names, &request, whole).await?;
         // The plan's policy is asked for even when no Site names it any more: it still binds.
         let head = status.plan.as_ref().and_then(|p| p.head.as_ref());
         policies = read_policies(ctx, sites.values(), head.map(|h| h.policy_name.clone())).await?;
@@ -297,14 +292,121 @@ pub async fn observe(ctx: &Context, store: &Store, name: &str) -> Result<Option<
         }
         Some((entity, _)) => {
             if let Some(site) = sites.get_mut(&entity.name) {
-                read_site(ctx, site).await?;
+                read_digest(ctx, site).await?;
             }
         }
         None => {}
     }
+    let mut facts = Facts {
+        request,
+        holders,
+        sites,
+        apps,
+        policies,
+        others,
+        guard,
+        alerts: vec![],
+        rolling: RollingFacts::default(),
+        api_time: ctx.now(),
+    };
+    if !state.is_final() && !ends {
+        let begins = |e| facts.live(e).is_some_and(|live| !live.has_started(e));
+        let begins = next.is_some_and(begins);
+        let plan = status.plan.as_ref();
+        facts.alerts = sources.ask_for(ctx, plan, &facts.policies, begins).await;
+    }
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
-    let api_time = api_server_time(client).await?;
-    Ok(Some(Facts { request, holders, sites, apps, policies, others, guard, api_time }))
+    facts.api_time = api_server_time(client).await?;
+    if state == RequestState::Purging {
+        let kind = facts.request.spec.target.kind;
+        facts.rolling = rolling_ledger::observe(ctx, kind, facts.api_time).await?;
+    }
+    Ok(Some(facts))
+}
+
+/// What the scope of a request is decided on.
+#[derive(Default)]
+struct ScopeFacts {
+    holders: HashMap<String, Vec<Holder>>,
+    sites: BTreeMap<String, SiteFacts>,
+    apps: BTreeMap<(String, String), AppFacts>,
+    others: Vec<OpenRequest>,
+}
+
+/// Reads what the plan names, with everything that a hold changes.
+async fn observe_planned(
+    ctx: &Context,
+    request: &DeletionRequest,
+    planned: &[PlanEntity],
+) -> Result<ScopeFacts> {
+    let of_app = |e: &PlanEntity| Some((e.namespaces.first()?.name.clone(), e.name.clone()));
+    let of_apps = planned.iter().filter(|e| e.kind == TargetKind::App).filter_map(of_app);
+    let apps = observe_apps(ctx, of_apps.collect(), request).await?;
+    let of_sites = planned.iter().filter(|e| e.kind == TargetKind::Site);
+    let names = of_sites.map(|e| e.name.clone()).chain(sites_of(&apps)).collect();
+    let mut sites = survey::sites(ctx, &names, request).await?;
+    survey::read_apps(ctx, &mut sites).await?;
+    survey::read_claims(ctx, &mut sites).await?;
+    survey::read_backups(ctx, &mut sites, request).await?;
+    held_objects::read(ctx, &mut sites).await?;
+    Ok(ScopeFacts { sites, apps, ..Default::default() })
+}
+
+/// The names of the Sites that these Apps are in.
+fn sites_of(apps: &BTreeMap<(String, String), AppFacts>) -> impl Iterator<Item = String> {
+    apps.values().map(|app| app.site.clone()).filter(|site| !site.is_empty())
+}
+
+/// Looks every id up, and reads what they name. Of each App that is in a Site that is asked for,
+/// what a list of all Apps shows is enough for a plan: its id, its name and its UID.
+async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> Result<ScopeFacts> {
+    let Target { kind, ids } = &request.spec.target;
+    let others = other_requests(ctx, request).await?;
+    let few = ids.len() <= FEW_IDS;
+    let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    let asked = |row: &EntityRow| wanted.contains(row.id.as_str());
+    let mut holders = match few {
+        true => lookup(&ctx.client, ids).await?,
+        false => by_id(list_entities(&ctx.client, TargetKind::Site, asked).await?),
+    };
+    let mut apps = BTreeMap::new();
+    if *kind == TargetKind::App {
+        if !few {
+            let rows = list_entities(&ctx.client, TargetKind::App, asked).await?;
+            add(&mut holders, by_id(rows));
+        }
+        // An id of the other kind refuses the request: nothing more is asked of what has it.
+        let all = holders.values().flatten().filter(|h| h.kind == TargetKind::App);
+        let keys = all.filter_map(|h| Some((h.namespace.clone()?, h.name.clone()))).collect();
+        apps = observe_apps(ctx, keys, request).await?;
+    }
+    let of_sites = holders.values().flatten();
+    let of_sites = of_sites.filter(|h| h.kind == *kind && h.kind == TargetKind::Site);
+    let names = of_sites.map(|h| h.name.clone()).chain(sites_of(&apps)).collect();
+    let mut sites = survey::sites(ctx, &names, request).await?;
+    if few {
+        survey::read_apps(ctx, &mut sites).await?;
+    } else if *kind == TargetKind::Site {
+        let namespaces = survey::namespaces_of(&sites);
+        let inside = |row: &EntityRow| {
+            row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
+        };
+        let listed =
+            list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await?;
+        survey::set_apps(&mut sites, listed.iter().filter(|row| inside(row)));
+        add(&mut holders, by_id(listed.into_iter().filter(asked)));
+    }
+    survey::read_claims(ctx, &mut sites).await?;
+    if ids.len() <= SHOWN_MOST {
+        held_objects::read(ctx, &mut sites).await?;
+    }
+    Ok(ScopeFacts { holders, sites, apps, others })
+}
+
+fn add(holders: &mut HashMap<String, Vec<Holder>>, more: HashMap<String, Vec<Holder>>) {
+    for (id, mut more) in more {
+        holders.entry(id).or_default().append(&mut more);
+    }
 }
 
 /// Whether a request that holds nothing yet has only to be ended.
@@ -392,4 +494,25 @@ fn probe_targets(
         site: site.map(|s| Exact::of(&s.site)),
         namespace: site.and_then(|s| s.namespaces.iter().find(is_ours)).map(Exact::of),
     }
+}
+
+/// Reads everything that lives in a site, if its purge has a verified backup to be compared with.
+async fn read_digest(ctx: &Context, site: &mut SiteFacts) -> Result<()> {
+    let backed_up = backup_of(site).is_some_and(is_verified);
+    let terminating = site.namespaces.iter().any(|n| n.meta().deletion_timestamp.is_some());
+    if !backed_up || terminating || site.namespaces.is_empty() {
+        return Ok(());
+    }
+    let namespaces: Vec<String> = site.site.namespace_names();
+    if namespaces.iter().any(|n| site.namespaces.iter().all(|live| live.name_any() != *n)) {
+        return Ok(());
+    }
+    let name = site.site.name_any();
+    let doing = format!("compare Site {name} with its backup");
+    let kinds = ctx.kinds(std::time::Duration::ZERO).await?;
+    let digest = live_digest(&ctx.client, &kinds, &name, &namespaces)
+        .await
+        .map_err(|error| Error::answer(doing, error))?;
+    site.live_digest = Some(digest);
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::gates::requester;
 use super::held::{Claim, Held};
@@ -18,6 +19,13 @@ use crate::cluster::Holder;
 const REFUSALS_SHOWN: usize = 20;
 /// How many disks and workloads the plan names in all, so that its status stays small.
 const NAMES_MOST: usize = 500;
+/// How many names a message has; of the others it tells the number.
+const NAMES_SHOWN: usize = 5;
+/// The most bytes that the entities of a plan may take: a status is to stay below 256 KiB, and its
+/// head, conditions and approvals need some of that.
+const PLAN_MOST: usize = 216 << 10;
+/// What each entity is given after its plan, in bytes: its backup, its wave, its times.
+const LATER: usize = 512;
 
 /// The scope of a request, as it is now.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,16 +88,17 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
             };
             entities.sort_by_cached_key(|e| (e.kind, place(e), e.name.clone()));
             shorten(&mut entities);
+            fits(&entities)?;
             Ok(Scope { entities, policy: policy.clone() })
         }
         (one, other) => {
-            let names: Vec<&str> =
-                one.into_iter().chain(other).chain(policies).map(|p| p.name.as_str()).collect();
+            let all = one.into_iter().chain(other).chain(policies);
+            let names: Vec<String> = all.map(|policy| policy.name.clone()).collect();
             Err(refused_as_a_whole(
                 Reason::SeveralPolicies,
                 &format!(
                     "the entities are under the policies {}: split the request, one for each policy",
-                    names.join(", ")
+                    some(&names, ", ")
                 ),
             ))
         }
@@ -110,7 +119,8 @@ fn entity<'a>(
         [one] => one,
         several => {
             let all: Vec<String> = several.iter().map(Holder::describe).collect();
-            let message = format!("{id:?} is the id of {}: it must name one", all.join(" and of "));
+            let message =
+                format!("{id:?} is the id of {}: it must name one", some(&all, " and of "));
             return Err((Reason::AmbiguousId, message));
         }
     };
@@ -200,6 +210,7 @@ impl SiteFacts {
             name: self.site.name_any(),
             uid: self.uid(),
             tenant: self.site.spec.tenant.name.clone(),
+            priority: self.site.spec.priority,
             namespaces,
             apps,
             site: None,
@@ -211,6 +222,7 @@ impl SiteFacts {
             disks: vec![],
             runs_on: vec![],
             scratch: vec![],
+            last_backup: status.and_then(|s| s.last_backup.clone()),
             phase: EntityPhase::Planned,
             wave: None,
             backup: None,
@@ -258,6 +270,35 @@ pub fn totals(entities: &[PlanEntity]) -> PlanTotals {
         objects: entities.iter().map(|e| e.objects).sum(),
         bytes: entities.iter().map(|e| e.bytes).sum(),
     }
+}
+
+/// The first of these names; of the others, how many there are.
+fn some(names: &[String], between: &str) -> String {
+    let shown = names[..names.len().min(NAMES_SHOWN)].join(between);
+    match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => shown,
+        more => format!("{shown}{between}{more} more"),
+    }
+}
+
+/// Whether the status has room for this plan until all of it is purged. A single entity cannot be
+/// split, and is let through.
+fn fits(entities: &[PlanEntity]) -> Result<(), Refused> {
+    let size = |entity: &PlanEntity| json!(entity).to_string().len() + LATER;
+    let all: usize = entities.iter().map(size).sum();
+    if entities.len() < 2 || all <= PLAN_MOST {
+        return Ok(());
+    }
+    let parts = all.div_ceil(PLAN_MOST);
+    Err(refused_as_a_whole(
+        Reason::PlanTooLarge,
+        &format!(
+            "the plan of {} entities takes {} KiB, and a request has room for {}: split it into {parts} or more",
+            entities.len(),
+            all >> 10,
+            PLAN_MOST >> 10
+        ),
+    ))
 }
 
 fn refused_as_a_whole(reason: Reason, message: &str) -> Refused {

@@ -3,9 +3,11 @@
 
 use kube::ResourceExt;
 
-use super::decide::{Decision, Effect, Ending, end, short};
-use super::gates::{Case, finish, permit, stricter};
-use super::hold::{NEXT, SOON, backups, first_closed, held, out_of_service, target, working};
+use super::decide::{Decision, Effect, Ending, LOOK_AGAIN, end, short};
+use super::gates::{Case, finish, permit, reserve, stricter};
+use super::hold::{
+    BLOCKED, NEXT, SOON, backups, first_closed, held, out_of_service, target, working,
+};
 use super::live::{Live, words};
 use super::observe::next_entity;
 use super::purge::{Next, next};
@@ -44,6 +46,7 @@ pub(super) fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decis
     let mut effects = out_of_service(case, backed_up, &mut notes);
     let mut stalled = None;
     let mut message = None;
+    let mut wait = SOON;
     match case.facts.live(entity) {
         None => {
             stalled = Some("its namespace, or its Site, is not as planned any more".to_owned());
@@ -56,7 +59,11 @@ pub(super) fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decis
         Some(live) => {
             effects.extend(backups(case));
             match (first_closed(&status), turn(case, &status, entity)) {
-                (Some((_, why)), _) => message = Some(why),
+                (Some((reason, why)), _) => {
+                    let full = reason == Reason::RollingLimitReached;
+                    wait = if full { LOOK_AGAIN } else { BLOCKED };
+                    message = Some(why);
+                }
                 (None, Turn::Pause(until)) => {
                     message = Some(format!("the next wave begins at {until}"));
                 }
@@ -83,6 +90,7 @@ pub(super) fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decis
                     Next::Wait(why) => message = Some(why),
                     Next::Stalled(why) => stalled = Some(why),
                 },
+                None if !waits && let Some(place) = reserve(case, entity) => effects.push(place),
                 None => {
                     let uid = case.facts.request_uid();
                     let begun =
@@ -105,7 +113,7 @@ pub(super) fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decis
         None => doing,
     });
     working(case, &mut status, true, stalled);
-    let requeue = if effects.is_empty() { SOON } else { NEXT };
+    let requeue = if effects.is_empty() { wait } else { NEXT };
     Decision { effects, status, notes, requeue: Some(requeue) }
 }
 
@@ -145,7 +153,7 @@ fn turn(case: &Case<'_>, status: &DeletionRequestStatus, entity: &PlanEntity) ->
 
 /// Begins the next wave: takes the next entities into it. This is the one place where that
 /// happens; every gate was open in this very look, and nothing of the wave is purged before what
-/// is returned here was written down. A limit over all requests is to be reserved here.
+/// is returned here was written down.
 fn begin(case: &Case<'_>, status: &mut DeletionRequestStatus) -> Wave {
     let number = status.wave.as_ref().map_or(1, |w| w.number + 1);
     let size = size(case, number);

@@ -8,10 +8,11 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::decide::{Decision, Effect, decide};
-use super::fixtures::{annotate, approve, at, claim, edited, facts};
+use super::fixtures::{annotate, approve, at, claim, edited, facts, ledger};
 use super::held::{Claim, Disk, Edit, Held};
 use super::observe::{Facts, PolicyFacts, SiteFacts, next_entity};
 use super::purge::Step;
+use super::rolling::{self, Ledger};
 use crate::api::{
     Backup, BackupPurpose, BackupSpec, BackupStatus, ConditionStatus, ConditionType, Conditions,
     DeletionPhase, EntityPhase, RequestState, SiteRef, Time, names,
@@ -238,6 +239,18 @@ impl World {
             }
             Effect::Edit(edit) => self.edit(edit)?,
             Effect::Release(entity) => self.release(facts, &entity.exact)?,
+            Effect::Reserve { ledger: read, text } => {
+                let there = match &self.facts.rolling.ledger {
+                    Ledger::Read(exact, _) => Some(exact.clone()),
+                    _ => None,
+                };
+                if *read != there {
+                    return Err("conflict: the ledger".to_owned());
+                }
+                self.version += 1;
+                let entries = rolling::read(text)?;
+                self.facts.rolling.ledger = Ledger::Read(ledger(self.version), entries);
+            }
             Effect::Purge(token, step) => {
                 let name = facts.sites.values().find(|s| s.uid() == token.entity_uid());
                 let name = name.map(|s| s.site.name_any()).expect("a token for what lives");

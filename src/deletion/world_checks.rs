@@ -7,6 +7,7 @@ use super::held::{Claim, Held};
 use super::live::Live;
 use super::observe::Facts;
 use super::purge::Step;
+use super::rolling::Ledger;
 use super::world::World;
 use crate::api::{ConditionType, Conditions, EntityPhase, names};
 
@@ -44,6 +45,10 @@ impl World {
         let policy_now = self.policies.get("default").map(|p| p.spec.quorum.approvals);
         let needed = head.policy.quorum.approvals.max(policy_now.unwrap_or(2));
         assert!(people as i64 >= needed, "I2: {people} of {needed} votes");
+        let Ledger::Read(_, entries) = &self.facts.rolling.ledger else { panic!("I5: no ledger") };
+        let place = entries.iter().find(|e| e.entity_uid == entity.uid);
+        let place = place.expect("I5: a place in the ledger");
+        assert!((0..=180).contains(&at(self.time).seconds_since(place.time)), "I5: a fresh one");
         let held = self.time - self.all_held.expect("I3: all were held");
         assert!(held >= head.retention_seconds, "I3: {held} s of {}", head.retention_seconds);
         let backup = live.backups.last().expect("I6: a backup");

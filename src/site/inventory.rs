@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::fleet::Fleet;
 use super::observe::Count;
-use crate::api::{Inventory, Site, Time, names};
+use crate::api::{DeletionPhase, Inventory, Site, Time, names};
 use crate::cluster::collect::{CollectError, Freshness, Walk, for_each, is_derived};
 use crate::cluster::discover::Kinds;
 use crate::cluster::form::archived_form;
@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_millis(500);
 const SHARE: u32 = 20;
 /// Up to this many sites are counted each by itself.
 const FEW: usize = 2;
+/// For how long a site that shrank is told of, in seconds: longer than a round, so that sites which
+/// were emptied together are told of together.
+const SHRUNK: i64 = 900;
 /// How old the list of kinds may be.
 const KINDS_MAX_AGE: Duration = Duration::from_secs(60);
 
@@ -46,6 +49,8 @@ struct State {
     /// When a site began to wait last.
     asked: Option<Time>,
     counted: HashMap<String, Counted>,
+    /// When a site was seen to have shrunk.
+    shrunk: HashMap<String, Time>,
 }
 
 /// What was counted of a site.
@@ -127,6 +132,34 @@ impl Inventories {
         }
     }
 
+    /// Compares with what was counted before, by this process or by the one before it; what a site
+    /// loses while it is purged or restored is no news.
+    fn compare(&self, sizes: &BTreeMap<String, Size>, fleet: &Fleet, at: Time) {
+        let live = sizes.iter().filter_map(|(name, size)| Some((fleet.site(name)?, *size)));
+        self.note_shrunk(live.filter(|(site, _)| !is_moving(site)), at);
+    }
+
+    fn note_shrunk(&self, sites: impl Iterator<Item = (Site, Size)>, at: Time) {
+        let mut state = self.state();
+        for (site, size) in sites {
+            let name = site.name_any();
+            let told = site.status.as_ref().and_then(|s| s.inventory.as_ref());
+            let told = told.map(|i| Size { objects: i.objects, apps: i.apps, ..Size::default() });
+            let before = state.counted.get(&name).map(|counted| counted.size).or(told);
+            if before.is_some_and(|before| shrank(before, size)) {
+                tracing::warn!(site = name, ?before, now = ?size, "lost much of what it held");
+                state.shrunk.insert(name, at);
+            }
+        }
+    }
+
+    /// How many sites shrank lately.
+    fn shrunk(&self, now: Time) -> i64 {
+        let mut state = self.state();
+        state.shrunk.retain(|_, at| now.seconds_since(*at) < SHRUNK);
+        state.shrunk.len().try_into().unwrap_or(i64::MAX)
+    }
+
     fn note(&self, sizes: BTreeMap<String, Size>, at: Time, everything: bool) {
         let mut state = self.state();
         if everything {
@@ -134,6 +167,18 @@ impl Inventories {
         }
         state.counted.extend(sizes.into_iter().map(|(site, size)| (site, Counted { size, at })));
     }
+}
+
+/// Whether more than a quarter of the objects is gone, and not with an App: those go by request.
+fn shrank(before: Size, now: Size) -> bool {
+    now.apps >= before.apps && now.objects < before.objects - before.objects / 4
+}
+
+/// Whether a site is purged or restored: what it holds changes many times a second.
+pub(super) fn is_moving(site: &Site) -> bool {
+    let deletion = site.status.as_ref().and_then(|s| s.deletion.as_ref());
+    deletion.is_some_and(|d| d.phase == DeletionPhase::Purging)
+        || site.annotations().contains_key(names::ANNOTATION_RESTORE)
 }
 
 /// Counts until shutdown.
@@ -147,6 +192,7 @@ async fn count_for_ever(ctx: &Context, fleet: &Fleet, inventories: &Inventories)
     let mut not_before = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
+        ctx.metrics.sites_shrunk.set(inventories.shrunk(ctx.now()));
         if Instant::now() < not_before {
             continue;
         }
@@ -169,6 +215,7 @@ async fn count_for_ever(ctx: &Context, fleet: &Fleet, inventories: &Inventories)
         match count(ctx, fleet, &mut sizes).await {
             Ok(()) => {
                 let counted: Vec<String> = sizes.keys().cloned().collect();
+                inventories.compare(&sizes, fleet, at);
                 inventories.note(sizes, at, everything);
                 counted.iter().for_each(|site| fleet.ask_site(site));
             }
@@ -331,5 +378,45 @@ mod tests {
             assert_eq!(all.take_due(at(t)), [""; 0]);
         }
         assert_eq!(all.take_due(at(112)), ["a"]);
+    }
+
+    #[test]
+    fn a_site_that_lost_much_is_told_of_for_a_while_and_no_other() {
+        let size = |objects, apps| Size { objects, apps, ..Size::default() };
+        for (before, now, expected) in [
+            (size(20, 3), size(15, 3), false),
+            (size(20, 3), size(14, 3), true),
+            (size(20, 3), size(2, 4), true),
+            (size(20, 3), size(2, 2), false),
+            (size(2, 0), size(2, 0), false),
+            (size(2, 0), size(1, 0), true),
+            (size(0, 0), size(9, 1), false),
+        ] {
+            assert_eq!(shrank(before, now), expected, "{before:?} to {now:?}");
+        }
+        let all = Inventories::default();
+        let told =
+            Inventory { objects: 20, apps: 3, apps_ready: 3, bytes: 99, counted_time: at(1) };
+        // By what the process before this one had told, then by what this one counted.
+        all.note_shrunk([(site(Some(told.clone())), size(19, 3))].into_iter(), at(100));
+        assert_eq!(all.shrunk(at(100)), 0);
+        all.note([("a".to_owned(), size(19, 3))].into(), at(100), true);
+        all.note_shrunk([(site(Some(told)), size(3, 3))].into_iter(), at(200));
+        assert_eq!(all.shrunk(at(1099)), 1);
+        assert_eq!(all.shrunk(at(1100)), 0, "that was long ago");
+    }
+
+    #[test]
+    fn what_is_purged_or_restored_is_no_news() {
+        assert!(!is_moving(&site(None)));
+        let mut restored = site(None);
+        restored.annotations_mut().insert(names::ANNOTATION_RESTORE.to_owned(), "r".to_owned());
+        assert!(is_moving(&restored));
+        let mut purged = site(None);
+        let status = serde_json::json!({"deletion": {
+            "requestRef": {"name": "r"}, "requestUid": "u", "phase": "Purging",
+        }});
+        purged.status = Some(serde_json::from_value(status).unwrap());
+        assert!(is_moving(&purged));
     }
 }

@@ -5,11 +5,9 @@ use kube::{Api, ResourceExt};
 
 use super::awaiting::Known;
 use super::fleet::Fleet;
-use super::inventory::Inventories;
+use super::inventory::{Inventories, is_moving};
 use super::rows::{Account, NamespaceRow};
-use crate::api::{
-    Backup, ConditionType, Conditions, DeletionPhase, Inventory, NamespaceRef, Site, names,
-};
+use crate::api::{Backup, ConditionType, Conditions, Inventory, NamespaceRef, Site, names};
 use crate::cluster::{Context, During, Holder, Result};
 
 /// Everything that the decision about a Site needs.
@@ -97,13 +95,8 @@ fn gather(fleet: &Fleet, inventories: &Inventories, site: Site, ctx: &Context) -
     let (all, ready) =
         apps.fold((0, 0), |(all, ready), app| (all + 1, ready + i64::from(app.ready)));
     let policy = &site.spec.policy_ref.name;
-    let status = site.status.as_ref();
-    let purging =
-        status.and_then(|s| s.deletion.as_ref()).is_some_and(|d| d.phase == DeletionPhase::Purging);
-    // A site on its way in or out changes many times a second.
-    let moving = purging || site.annotations().contains_key(names::ANNOTATION_RESTORE);
     let nothing = namespaces.iter().all(|n| n.live.is_none());
-    let count = if moving || nothing {
+    let count = if is_moving(&site) || nothing {
         Count::Fits
     } else {
         inventories.look(&site, all, ready, ctx.now())

@@ -3,6 +3,10 @@
 //! they wait for windows, leases and controllers. One of them: `cargo test --test e2e road`.
 #![cfg(feature = "sandbox")]
 
+// A real Alertmanager.
+#[path = "../alerts/mod.rs"]
+mod alertmanager;
+mod alerts;
 mod app;
 mod app_deletion;
 mod archive;
@@ -10,11 +14,13 @@ mod asked;
 mod backup;
 mod bad_input;
 mod demo;
+mod dry_run;
 mod hold;
 mod mass;
 mod past_guard;
 mod people;
 mod process;
+mod races;
 mod restore;
 mod road;
 mod roundtrip;

@@ -3,19 +3,18 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use reprieve::sandbox::binaries::cache_folder;
 use reprieve::store::{Options, Store, StoreError};
-use sha2::{Digest as _, Sha256};
 
-/// Where the pinned module lies.
-const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/s3");
+#[path = "../tools/mod.rs"]
+mod tools;
+
 const PACKAGE: &str = "github.com/versity/versitygw/cmd/versitygw";
 /// The key of the server's one user, made up for tests.
 const ACCESS: &str = "reprieve-test";
@@ -24,7 +23,7 @@ const SECRET: &str = "a-key-for-tests-alone";
 /// The program, built if need be. None, and why is said: it cannot be built here.
 pub fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let found = PROGRAM.get_or_init(|| match build() {
+    let found = PROGRAM.get_or_init(|| match tools::go_program("s3", PACKAGE, "") {
         Ok(path) => Some(path),
         Err(why) => {
             eprintln!("SKIPPED: no S3 server: {why}");
@@ -32,42 +31,6 @@ pub fn program() -> Option<&'static Path> {
         }
     });
     found.as_deref()
-}
-
-fn build() -> Result<PathBuf, String> {
-    let mut hash = Sha256::new();
-    for file in ["go.mod", "go.sum"] {
-        hash.update(fs::read(Path::new(TOOLS).join(file)).map_err(|e| format!("{file}: {e}"))?);
-    }
-    let key: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let base = cache_folder().map_err(|error| format!("{error:#}"))?.join("s3");
-    let path = base.join(key).join("versitygw");
-    if path.is_file() {
-        return Ok(path);
-    }
-    let folder = path.parent().expect("it has a folder");
-    fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    // Two tests must not build at once.
-    let lock = File::create(base.join("lock")).map_err(|e| e.to_string())?;
-    lock.lock().map_err(|e| e.to_string())?;
-    if path.is_file() {
-        return Ok(path);
-    }
-    let partial = folder.join("partial");
-    let built = Command::new("go")
-        .args(["build", "-trimpath", "-ldflags", "-s -w", "-o"])
-        .arg(&partial)
-        .arg(PACKAGE)
-        .current_dir(TOOLS)
-        .env("GOFLAGS", "-mod=readonly")
-        .env("GOWORK", "off")
-        .output()
-        .map_err(|error| format!("go cannot be run: {error}"))?;
-    if !built.status.success() {
-        return Err(format!("go build: {}", String::from_utf8_lossy(&built.stderr)));
-    }
-    fs::rename(&partial, &path).map_err(|e| e.to_string())?;
-    Ok(path)
 }
 
 /// A running server with one bucket, `backups`. It ends with this value.

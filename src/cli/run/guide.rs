@@ -6,7 +6,9 @@ use clap::Args as _;
 
 use super::args::Args;
 use crate::cluster::Metrics;
-use crate::cluster::metrics::{AtStage, Counts, Kind, Reconciled, Room, State};
+use crate::cluster::metrics::{
+    AtStage, Counts, Ended, Kind, Policy, Reconciled, RequestCounts, Room, Source, State, Warned,
+};
 use crate::guard;
 
 /// The page, with `$FLAGS`, `$METRICS`, `$RIGHTS` and `$ROLES` in place of the tables.
@@ -43,8 +45,19 @@ fn metrics() -> String {
     drop(metrics.reconciliations.get_or_create(&Reconciled { room: "", result: "" }));
     drop(metrics.reconcile_seconds.get_or_create(&Room { room: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
+    drop(metrics.alert_source_up.get_or_create(&Source { url: String::new() }));
+    drop(metrics.requests_ended.get_or_create(&Ended::default()));
+    let one = || ((String::new(), String::new()), 1);
+    metrics.count_requests(move || RequestCounts {
+        states: [(String::new(), 1)].into(),
+        gates: [one()].into(),
+        open: 1,
+    });
     drop(metrics.restores.get_or_create(&State { state: "" }));
     drop(metrics.restore_sites.get_or_create(&AtStage { stage: "" }));
+    drop(metrics.guard_probes.get_or_create(&Policy { policy: "" }));
+    drop(metrics.warnings.get_or_create(&Warned { kind: String::new(), reason: "" }));
+    drop(metrics.unexpected_deletes_open.get_or_create(&Kind { kind: String::new() }));
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {
