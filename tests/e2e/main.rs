@@ -28,6 +28,7 @@ mod schedule;
 mod site;
 mod sources;
 mod waves;
+mod writes;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;
