@@ -23,6 +23,7 @@ mod hold;
 mod ids_tests;
 mod ledger;
 pub mod live;
+mod named;
 mod observe;
 #[cfg(test)]
 mod past_guard_tests;

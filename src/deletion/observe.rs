@@ -1,33 +1,32 @@
 //! What is so: one request, everything that it means, and everything that its gates ask. Live
 //! reads, every one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::{Resource, ResourceExt};
 
 use super::alertmanager::Sources;
 use super::alerts::Answers;
-use super::app_objects::{observe_apps, read_app};
+use super::app_objects::read_app;
 use super::backups::{backup_of, is_verified};
 use super::held::{Claim, Held};
 use super::live::Live;
+use super::named::{ScopeFacts, observe_planned, observe_scope};
 use super::rolling::RollingFacts;
-use super::{held_objects, rolling_ledger, survey};
+use super::rolling_ledger;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::live_digest;
 use crate::cluster::{
-    Context, During, EntityRow, Error, Exact, FEW_IDS, GuardState, Holder, ProbeTargets, Result,
-    api_server_time, by_id, list_entities, lookup, observe_guard,
+    Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
+    observe_guard,
 };
 use crate::store::Store;
 
-/// A request of more ids does not name its workloads one by one.
-const SHOWN_MOST: usize = 100;
 /// Label on a Backup: UID of the DeletionRequest that it was made for.
 pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
 
@@ -324,91 +323,6 @@ pub(super) async fn observe(
     Ok(Some(facts))
 }
 
-/// What the scope of a request is decided on.
-#[derive(Default)]
-struct ScopeFacts {
-    holders: HashMap<String, Vec<Holder>>,
-    sites: BTreeMap<String, SiteFacts>,
-    apps: BTreeMap<(String, String), AppFacts>,
-    others: Vec<OpenRequest>,
-}
-
-/// Reads what the plan names, with everything that a hold changes.
-async fn observe_planned(
-    ctx: &Context,
-    request: &DeletionRequest,
-    planned: &[PlanEntity],
-) -> Result<ScopeFacts> {
-    let of_app = |e: &PlanEntity| Some((e.namespaces.first()?.name.clone(), e.name.clone()));
-    let of_apps = planned.iter().filter(|e| e.kind == TargetKind::App).filter_map(of_app);
-    let apps = observe_apps(ctx, of_apps.collect(), request).await?;
-    let of_sites = planned.iter().filter(|e| e.kind == TargetKind::Site);
-    let names = of_sites.map(|e| e.name.clone()).chain(sites_of(&apps)).collect();
-    let mut sites = survey::sites(ctx, &names, request).await?;
-    survey::read_apps(ctx, &mut sites).await?;
-    survey::read_claims(ctx, &mut sites).await?;
-    survey::read_backups(ctx, &mut sites, request).await?;
-    held_objects::read(ctx, &mut sites).await?;
-    Ok(ScopeFacts { sites, apps, ..Default::default() })
-}
-
-/// The names of the Sites that these Apps are in.
-fn sites_of(apps: &BTreeMap<(String, String), AppFacts>) -> impl Iterator<Item = String> {
-    apps.values().map(|app| app.site.clone()).filter(|site| !site.is_empty())
-}
-
-/// Looks every id up, and reads what they name. Of each App that is in a Site that is asked for,
-/// what a list of all Apps shows is enough for a plan: its id, its name and its UID.
-async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> Result<ScopeFacts> {
-    let Target { kind, ids } = &request.spec.target;
-    let others = other_requests(ctx, request).await?;
-    let few = ids.len() <= FEW_IDS;
-    let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
-    let asked = |row: &EntityRow| wanted.contains(row.id.as_str());
-    let mut holders = match few {
-        true => lookup(&ctx.client, ids).await?,
-        false => by_id(list_entities(&ctx.client, TargetKind::Site, asked).await?),
-    };
-    let mut apps = BTreeMap::new();
-    if *kind == TargetKind::App {
-        if !few {
-            let rows = list_entities(&ctx.client, TargetKind::App, asked).await?;
-            add(&mut holders, by_id(rows));
-        }
-        // An id of the other kind refuses the request: nothing more is asked of what has it.
-        let all = holders.values().flatten().filter(|h| h.kind == TargetKind::App);
-        let keys = all.filter_map(|h| Some((h.namespace.clone()?, h.name.clone()))).collect();
-        apps = observe_apps(ctx, keys, request).await?;
-    }
-    let of_sites = holders.values().flatten();
-    let of_sites = of_sites.filter(|h| h.kind == *kind && h.kind == TargetKind::Site);
-    let names = of_sites.map(|h| h.name.clone()).chain(sites_of(&apps)).collect();
-    let mut sites = survey::sites(ctx, &names, request).await?;
-    if few {
-        survey::read_apps(ctx, &mut sites).await?;
-    } else if *kind == TargetKind::Site {
-        let namespaces = survey::namespaces_of(&sites);
-        let inside = |row: &EntityRow| {
-            row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
-        };
-        let listed =
-            list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await?;
-        survey::set_apps(&mut sites, listed.iter().filter(|row| inside(row)));
-        add(&mut holders, by_id(listed.into_iter().filter(asked)));
-    }
-    survey::read_claims(ctx, &mut sites).await?;
-    if ids.len() <= SHOWN_MOST {
-        held_objects::read(ctx, &mut sites).await?;
-    }
-    Ok(ScopeFacts { holders, sites, apps, others })
-}
-
-fn add(holders: &mut HashMap<String, Vec<Holder>>, more: HashMap<String, Vec<Holder>>) {
-    for (id, mut more) in more {
-        holders.entry(id).or_default().append(&mut more);
-    }
-}
-
 /// Whether a request that holds nothing yet has only to be ended.
 fn wants_to_end(request: &DeletionRequest) -> bool {
     let rejected = |key: &String| key.starts_with(names::REJECTION_PREFIX);
@@ -450,22 +364,6 @@ async fn read_policies<'a>(
         all.insert(name, policy);
     }
     Ok(all)
-}
-
-async fn other_requests(ctx: &Context, own: &DeletionRequest) -> Result<Vec<OpenRequest>> {
-    let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
-    let list = api.list(&ListParams::default()).await.during("list every DeletionRequest")?;
-    Ok(list
-        .into_iter()
-        .filter(|r| r.uid() != own.uid())
-        .filter(|r| !r.status.as_ref().and_then(|s| s.state).is_some_and(RequestState::is_final))
-        .map(|r| OpenRequest {
-            name: r.name_any(),
-            uid: r.uid().unwrap_or_default(),
-            created: r.meta().creation_timestamp.as_ref().map(Time::from),
-            target: r.spec.target,
-        })
-        .collect())
 }
 
 /// What the guard is tried on: the request itself, and a Site that is not being purged.
