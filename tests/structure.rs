@@ -17,22 +17,27 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 15] = [
-    "decide.rs",
-    "hold.rs",
-    "purge.rs",
-    "gates.rs",
+const PURE: [&str; 20] = [
     "alerts.rs",
+    "apps.rs",
     "backups.rs",
-    "rolling.rs",
-    "drilled.rs",
-    "plan.rs",
+    "decide.rs",
     "digest.rs",
-    "queue.rs",
-    "limit.rs",
-    "schedule.rs",
+    "drilled.rs",
     "expire.rs",
+    "gates.rs",
+    "held.rs",
+    "hold.rs",
+    "limit.rs",
+    "live.rs",
+    "plan.rs",
+    "purge.rs",
+    "queue.rs",
+    "release.rs",
+    "rolling.rs",
+    "schedule.rs",
     "trim.rs",
+    "waves.rs",
 ];
 
 /// What gives a file a way to the cluster, a runtime or a clock.

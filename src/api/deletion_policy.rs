@@ -76,10 +76,52 @@ pub struct DeletionPolicySpec {
     /// What is asked of the backups.
     #[serde(default)]
     pub backup: BackupRequirement,
+    /// What becomes of the workloads of an entity that is held: `ScaleDown` takes it out of
+    /// service, so that a wrong deletion is noticed while it can still be undone; `None` lets them
+    /// run. Default `ScaleDown`.
+    #[serde(default)]
+    pub quarantine: Quarantine,
+    /// In which portions the entities of one request go.
+    #[serde(default)]
+    pub waves: Waves,
     /// Where alerts are asked for: one that nobody expected cancels a request. Without it nothing is
     /// purged in Production; Development goes without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<Alerts>,
+}
+
+/// What becomes of the workloads of an entity that is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Quarantine {
+    /// Deployments, StatefulSets and free ReplicaSets to zero replicas, CronJobs suspended. A
+    /// release puts back what was.
+    #[default]
+    ScaleDown,
+    /// They run on.
+    None,
+}
+
+/// In which portions the entities of one request go. All gates are asked again for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Waves {
+    /// Entities of the first wave. Default 1.
+    #[schemars(range(min = 1, max = 1000))]
+    pub first: i64,
+    /// The most entities of each later wave, in percent of the request, but at least one entity.
+    /// Default 10.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_percent: i64,
+    /// How long to wait between two waves, in seconds: for alerts to fire, and for people to
+    /// notice. Default 60.
+    #[schemars(range(min = 0, max = 86400))]
+    pub pause_seconds: i64,
+}
+
+impl Default for Waves {
+    fn default() -> Self {
+        Self { first: 1, max_percent: 10, pause_seconds: 60 }
+    }
 }
 
 /// What a cluster is used for.
@@ -283,6 +325,8 @@ impl DeletionPolicySpec {
             blast_radius: BlastRadius::default(),
             quorum: Quorum::default(),
             backup: BackupRequirement::default(),
+            quarantine: Quarantine::default(),
+            waves: Waves::default(),
             alerts: None,
         }
     }

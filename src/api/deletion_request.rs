@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, DeletionPolicySpec, LastBackup, NamespaceRef, Time};
+use super::{Condition, DeletionPolicySpec, LastBackup, NamespaceRef, Time, VolumeProtection};
 
 /// What to delete, why, and within which limits. Creating a DeletionRequest is the dry run.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -192,6 +192,9 @@ pub struct DeletionRequestStatus {
     /// How far the purge is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// The wave that is under way, or was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Wave>,
     /// When the request ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
@@ -225,6 +228,11 @@ impl RequestState {
             Self::Completed | Self::Refused | Self::Expired | Self::Cancelled => true,
             Self::Planning | Self::AwaitingApproval | Self::Held | Self::Purging => false,
         }
+    }
+
+    /// Whether entities are held or purged in this state.
+    pub fn holds(self) -> bool {
+        matches!(self, Self::Held | Self::Purging)
     }
 }
 
@@ -308,6 +316,12 @@ pub struct PlanEntity {
     /// The Apps inside, with their UIDs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub apps: Vec<PlanApp>,
+    /// The Site that an App is in. It stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<PlanSite>,
+    /// The objects of an App that go with it, by its status: how many, and the digest over them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<PlanApplied>,
     /// Number of objects, as counted last. Not in the digest.
     #[serde(default)]
     pub objects: i64,
@@ -317,6 +331,22 @@ pub struct PlanEntity {
     /// Number of volume claims. Not in the digest.
     #[serde(default)]
     pub claims: i64,
+    /// Number of disks that nothing protects: they would be lost, which asks for `override`. Not in
+    /// the digest.
+    #[serde(default)]
+    pub unprotected: i64,
+    /// The disks, each with what protects it: those first that nothing protects, then as many as
+    /// the status of the whole plan has room for. Not in the digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<VolumeProtection>,
+    /// What goes on while the entity is held, as `Kind/namespace/name`: DaemonSets, and what an
+    /// operator runs from custom resources. As many as there is room for. Not in the digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs_on: Vec<String>,
+    /// Workloads whose scratch volumes (emptyDir, ephemeral claims) are lost when they are scaled
+    /// down, as `Kind/namespace/name`. As many as there is room for. Not in the digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scratch: Vec<String>,
     /// Its newest verified backup when the plan was made; another one is made before anything goes.
     /// Absent: it has none. Not in the digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -324,6 +354,9 @@ pub struct PlanEntity {
     /// How far it is. Not in the digest.
     #[serde(default)]
     pub phase: EntityPhase,
+    /// The wave that took it, from 1. Not in the digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<i64>,
     /// The backup from which it can be restored. Not in the digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<PlanBackup>,
@@ -344,6 +377,28 @@ pub struct PlanApp {
     pub name: String,
     /// UID of the App.
     pub uid: String,
+}
+
+/// The Site that a planned App is in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanSite {
+    /// Name of the Site.
+    pub name: String,
+    /// UID of the Site.
+    pub uid: String,
+}
+
+/// The objects that go with an App: those that it applied and still describes, as `status.objects`
+/// of the App lists them. Those that are marked there as orphaned stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanApplied {
+    /// How many there are.
+    pub count: i64,
+    /// SHA-256 over their lines `<apiVersion> <kind> <name> <uid>`, sorted, each followed by a
+    /// newline: a plan of many Apps has no room for all of them.
+    pub digest: String,
 }
 
 /// How far an entity of a plan is.
@@ -462,4 +517,21 @@ pub struct Progress {
     pub purged: i64,
     /// Entities that were released.
     pub released: i64,
+}
+
+/// One wave of a purge: all gates are asked again before it, and for each entity of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Wave {
+    /// Its number, from 1.
+    pub number: i64,
+    /// Entities that it takes.
+    pub entities: i64,
+    /// Entities of it that are gone.
+    pub purged: i64,
+    /// When it began.
+    pub start_time: Time,
+    /// When the last of its entities was gone: the pause before the next wave counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Time>,
 }

@@ -25,12 +25,12 @@ pub use condition::{Condition, ConditionStatus, ConditionType, Conditions};
 pub use crds::{CRD_FILES, crds};
 pub use deletion_policy::{
     Alertmanager, Alerts, BackupRequirement, BlastRadius, DeletionPolicy, DeletionPolicySpec,
-    DeletionPolicyStatus, Environment, Quorum, Retention, Rolling,
+    DeletionPolicyStatus, Environment, Quarantine, Quorum, Retention, Rolling, Waves,
 };
 pub use deletion_request::{
     Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase, Override,
-    Plan, PlanApp, PlanBackup, PlanEntity, PlanHead, PlanTotals, Progress, Refusal, RefusalCount,
-    Rejection, RequestState, RetentionWindow, Target, TargetKind,
+    Plan, PlanApp, PlanApplied, PlanBackup, PlanEntity, PlanHead, PlanSite, PlanTotals, Progress,
+    Refusal, RefusalCount, Rejection, RequestState, RetentionWindow, Target, TargetKind, Wave,
 };
 pub use reason::Reason;
 pub use restore::{

@@ -32,6 +32,10 @@ pub const ANNOTATION_DRILL_OF: &str = "reprieve.dev/drill-of";
 pub const LABEL_DRILL_ASKED: &str = "reprieve.dev/drill-asked";
 /// Annotation on a RestoreDrill by which somebody asks for a run: any value that it has not had.
 pub const ANNOTATION_RUN_NOW: &str = "reprieve.dev/run-now";
+/// Annotation on what a hold has changed: workloads, claims' volumes, contents of snapshots. A JSON
+/// object with what the fields were, and the UIDs of the DeletionRequests that it is held for; see
+/// `docs/deletion.md`.
+pub const ANNOTATION_FORMER: &str = "reprieve.dev/former";
 
 /// Annotation on an existing namespace by which it consents to be taken in: the Site's name. And
 /// on an existing object, to be taken in by an App: the App's name.
@@ -94,5 +98,7 @@ pub const VERB_UPGRADE: &str = "upgrade";
 
 /// The operator's field manager in server-side apply.
 pub const FIELD_MANAGER: &str = "reprieve";
+/// The field manager of what a hold changes in workloads, so that it can be told apart.
+pub const HOLD_MANAGER: &str = "reprieve-hold";
 /// The field manager of an App's manifests: what it owns of an object is the App's.
 pub const APP_MANAGER: &str = "reprieve-app";

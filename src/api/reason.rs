@@ -189,6 +189,14 @@ reasons! {
     Released,
     /// The entity is held.
     Held,
+    /// Somebody puts back into service what is held.
+    QuarantineContested,
+    /// A user has changed what a hold had changed; their change wins.
+    ChangedWhileHeld,
+    /// What is held cannot be changed, or an object of a purge cannot be deleted.
+    WriteRefused,
+    /// A wave of the purge began.
+    WaveBegun,
     /// The plan was made.
     Planned,
     /// An approval does not count.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use super::former::without_hold;
 use crate::api::names;
 
 /// Which object of a site: kind, namespace and name. Not the version, which may change with an
@@ -158,7 +159,7 @@ const JOB_LABELS: [&str; 4] = [
 ];
 
 /// Who owns which field of a live object, where server-side apply depends on it: all entries of its
-/// `managedFields` but those of its status, if anybody has applied it. It is not part of the
+/// `managedFields` but those of its status and of a hold, if anybody has applied it. It is not part of the
 /// archived form: objects are equal whoever owns their fields.
 pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
     let entries = live["metadata"]["managedFields"].as_array()?;
@@ -167,8 +168,9 @@ pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
     if !entries.iter().any(applied) {
         return None;
     }
-    let mut owners: Vec<Value> =
-        entries.iter().filter(|entry| entry["subresource"] != "status").cloned().collect();
+    // What a hold has changed is nobody's wish, and goes with it.
+    let lasts = |e: &&Value| e["subresource"] != "status" && e["manager"] != names::HOLD_MANAGER;
+    let mut owners: Vec<Value> = entries.iter().filter(lasts).cloned().collect();
     for owner in owners.iter_mut().filter_map(Value::as_object_mut) {
         owner.remove("time");
     }
@@ -177,6 +179,7 @@ pub fn field_owners(live: &Value) -> Option<Vec<Value>> {
 
 /// An object in its archived form. Applying it again changes nothing.
 pub fn archived_form(mut object: Value) -> Value {
+    without_hold(&mut object);
     let Some(root) = object.as_object_mut() else { return object };
     root.remove("status");
     if let Some(metadata) = root.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -219,6 +222,16 @@ fn assigned_by_the_cluster(object: &mut Value) {
         }
         // Which node a Pod got.
         ("", "Pod") => remove_at(object, &["spec"], "nodeName"),
+        // By the StatefulSet's controller, as its persistentVolumeClaimRetentionPolicy says.
+        ("", "PersistentVolumeClaim") => {
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                retain_items(metadata, "ownerReferences", |owner| {
+                    owner["kind"] != "StatefulSet"
+                        || !owner["apiVersion"].as_str().is_some_and(|v| v.starts_with("apps/"))
+                });
+                remove_if_empty(metadata, "ownerReferences");
+            }
+        }
         // The selector and the labels that tell this Job's Pods from those of any other: by UID.
         ("batch", "Job") if object["spec"]["manualSelector"] != true => {
             remove_at(object, &["spec"], "selector");

@@ -13,6 +13,7 @@ mod driver;
 mod error;
 pub mod fence;
 pub mod form;
+pub mod former;
 mod guard;
 mod guard_watch;
 pub mod lease;

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::decide::Effect;
+use super::decide::{Effect, Entity};
 use super::drilled;
 use super::gates::PurgeToken;
+use super::held::Edit;
 use super::ledger;
-use super::observe::{Facts, LABEL_REQUEST_UID, SiteFacts};
+use super::observe::{Facts, LABEL_REQUEST_UID, OwnObject, SiteFacts};
 use super::purge::Step;
 use super::rolling_ledger;
 use crate::api::{
@@ -20,27 +21,32 @@ use crate::api::{
 };
 use crate::cluster::metrics::Kind;
 use crate::cluster::{
-    Context, During, Error, Exact, Result, create_if_absent, delete_exact, patch_exact,
+    Context, During, Error, Exact, Result, chain, create_if_absent, delete_exact, patch_exact,
     set_finalizer,
 };
 use crate::store::Store;
 
+/// What came of the effects.
+#[derive(Default)]
+pub struct Done {
+    /// In words, the writes that stand alone and that the API server refused.
+    pub refused: Vec<String>,
+    /// The request with its finalizer, where that was added: nothing else of it is otherwise than
+    /// it was observed, or the write would have been a conflict.
+    pub request: Option<DeletionRequest>,
+}
+
 /// Carries the effects out, in order. The first that fails ends it; the rest is decided again, on
-/// what then is so. Answers the request with its finalizer, where that was added: nothing else of
-/// it is otherwise than it was observed, or the write would have been a conflict.
+/// what then is so. Not so changes of what is held and deletes of an App's objects, each of which
+/// stands alone.
 ///
 /// # Errors
 /// Any write that fails; a conflict when what was decided on has changed since.
-pub async fn act(
-    ctx: &Context,
-    store: &Store,
-    facts: &Facts,
-    effects: &[Effect],
-) -> Result<Option<DeletionRequest>> {
-    let mut request = None;
+pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]) -> Result<Done> {
+    let mut done = Done::default();
     for effect in effects {
         match effect {
-            Effect::AddFinalizer => request = finalizer(ctx, facts, true).await?,
+            Effect::AddFinalizer => done.request = finalizer(ctx, facts, true).await?,
             Effect::RemoveFinalizer => finalizer(ctx, facts, false).await.map(drop)?,
             Effect::CreateBackup { name, site, keep_until } => {
                 let Some(live) = facts.sites.get(site) else { continue };
@@ -51,18 +57,17 @@ pub async fn act(
                 let patch = json!({ "spec": { "keepUntilTime": until } });
                 patch_exact(&api, backup, patch).await?;
             }
-            Effect::Hold { site, deletion } => mark_site(ctx, site, Some(deletion)).await?,
-            Effect::Release { site, uid } => {
-                let Some(live) = facts.sites.get(site).filter(|s| s.uid() == *uid) else {
-                    continue;
-                };
-                release(ctx, live, &facts.request_uid()).await?;
+            Effect::Hold(entity, deletion) => mark_entity(ctx, entity, Some(deletion)).await?,
+            Effect::Edit(edit) => alone(change(ctx, edit).await, &mut done.refused)?,
+            Effect::Release(entity) => release(ctx, facts, entity).await?,
+            Effect::Purge(token, step @ Step::DeleteObject(..)) => {
+                alone(purge(ctx, token, step).await, &mut done.refused)?;
             }
             Effect::Reserve { ledger, text } => {
                 rolling_ledger::write(ctx, ledger.as_ref(), text).await?;
             }
             Effect::Purge(token, step) => {
-                if matches!(step, Step::DeleteSite(_) | Step::FinishSite(..)) {
+                if ends(token, step) {
                     // The last that tells of it goes: the store must know that it was wanted.
                     ledger::note(ctx, store, facts, token.entity_uid()).await?;
                 }
@@ -70,7 +75,69 @@ pub async fn act(
             }
         }
     }
-    Ok(request)
+    Ok(done)
+}
+
+/// Whether a step takes what tells last of the entity: a Site, or the App that the permission is
+/// for, not one that goes with its Site.
+fn ends(token: &PurgeToken, step: &Step) -> bool {
+    match step {
+        Step::DeleteSite(_) | Step::FinishSite(..) => true,
+        Step::DeleteApp(_, exact) | Step::FinishApp(_, exact, _) => exact.uid == token.entity_uid(),
+        _ => false,
+    }
+}
+
+/// What became of a write that stands alone. What the API server refuses is told; an object that
+/// has changed, or is gone, is looked at again; no answer ends it all.
+fn alone(result: Result<()>, refused: &mut Vec<String>) -> Result<()> {
+    match result.as_ref().err().and_then(Error::status).map(|s| s.code) {
+        Some(404 | 409) => Ok(()),
+        Some(400..=499) => {
+            refused.extend(result.err().map(|error| chain(&error)));
+            Ok(())
+        }
+        _ => result,
+    }
+}
+
+/// Changes an object that is held.
+async fn change(ctx: &Context, edit: &Edit) -> Result<()> {
+    let (root, plural) = edit.kind.path();
+    let namespace = edit.namespace.as_ref().filter(|_| edit.kind.is_namespaced());
+    let path = match namespace {
+        Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}/{}", edit.exact.name),
+        None => format!("{root}/{plural}/{}", edit.exact.name),
+    };
+    let doing = format!("change {plural} {}", edit.exact.name);
+    let send = |patch: Value, version: Value| {
+        let (path, doing, mut patch) = (&path, &doing, patch);
+        patch["metadata"]["uid"] = json!(edit.exact.uid);
+        patch["metadata"]["resourceVersion"] = version;
+        async move {
+            let request =
+                http::Request::patch(format!("{path}?fieldManager={}", names::HOLD_MANAGER))
+                    .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+                    .body(patch.to_string().into_bytes())
+                    .map_err(|error| Error::answer(doing, error))?;
+            ctx.client.request::<Value>(request).await.during(doing)
+        }
+    };
+    let live = send(edit.patch.clone(), json!(edit.exact.resource_version)).await?;
+    let managers = live["metadata"]["managedFields"].as_array().filter(|_| edit.last);
+    let Some(managers) = managers else { return Ok(()) };
+    // Who applies the object later must not find a field that a hold still owns.
+    let others: Vec<&Value> =
+        managers.iter().filter(|entry| entry["manager"] != names::HOLD_MANAGER).collect();
+    if others.len() == managers.len() || others.is_empty() {
+        return Ok(());
+    }
+    let patch = json!({ "metadata": { "managedFields": others } });
+    match send(patch, live["metadata"]["resourceVersion"].clone()).await {
+        // It has changed since: then that is how it stays.
+        Err(error) if error.status().is_some_and(|s| matches!(s.code, 404 | 409)) => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 async fn finalizer(ctx: &Context, facts: &Facts, present: bool) -> Result<Option<DeletionRequest>> {
@@ -108,9 +175,16 @@ async fn create_backup(
     create_if_absent(&Api::all(ctx.client.clone()), &backup).await.map(drop)
 }
 
-/// Writes the mark of a deletion on a Site that is still the one that was read; none takes it off.
-async fn mark_site(ctx: &Context, site: &Exact, deletion: Option<&Deletion>) -> Result<()> {
-    mark::<Site>(&Api::all(ctx.client.clone()), site, deletion).await
+/// Writes the mark of a deletion on an entity that is still the one that was read; none takes it
+/// off.
+async fn mark_entity(ctx: &Context, entity: &Entity, deletion: Option<&Deletion>) -> Result<()> {
+    match &entity.namespace {
+        None => mark::<Site>(&Api::all(ctx.client.clone()), &entity.exact, deletion).await,
+        Some(namespace) => {
+            let api: Api<App> = Api::namespaced(ctx.client.clone(), namespace);
+            mark(&api, &entity.exact, deletion).await
+        }
+    }
 }
 
 async fn mark<K>(api: &Api<K>, exact: &Exact, deletion: Option<&Deletion>) -> Result<()>
@@ -132,12 +206,18 @@ where
         .map(drop)
 }
 
-/// Takes every mark of the request off a Site: Apps and namespaces first, the Site last, so that a
-/// crash in between is seen and gone on from.
-async fn release(ctx: &Context, live: &SiteFacts, request_uid: &str) -> Result<()> {
+/// Takes every mark of the request off an entity. Of a Site, Apps and namespaces first and the Site
+/// last, so that a crash in between is seen and gone on from.
+async fn release(ctx: &Context, facts: &Facts, entity: &Entity) -> Result<()> {
+    let request_uid = &facts.request_uid();
+    if entity.namespace.is_some() {
+        return mark_entity(ctx, entity, None).await;
+    }
+    let live = facts.sites.get(&entity.exact.name).filter(|s| s.uid() == entity.exact.uid);
+    let Some(live) = live else { return Ok(()) };
     for app in &live.apps {
         let deletion = app.status.as_ref().and_then(|s| s.deletion.as_ref());
-        if deletion.is_some_and(|d| d.request_uid == request_uid) {
+        if deletion.is_some_and(|d| d.request_uid == *request_uid) {
             let api: Api<App> =
                 Api::namespaced(ctx.client.clone(), &app.namespace().unwrap_or_default());
             mark(&api, &Exact::of(app), None).await?;
@@ -145,7 +225,7 @@ async fn release(ctx: &Context, live: &SiteFacts, request_uid: &str) -> Result<(
     }
     for namespace in &live.namespaces {
         let marked = namespace.annotations().get(names::ANNOTATION_PURGE);
-        if marked.is_some_and(|uid| uid == request_uid) {
+        if marked == Some(request_uid) {
             let api: Api<Namespace> = Api::all(ctx.client.clone());
             let patch =
                 json!({ "metadata": { "annotations": { (names::ANNOTATION_PURGE): null } } });
@@ -153,7 +233,7 @@ async fn release(ctx: &Context, live: &SiteFacts, request_uid: &str) -> Result<(
         }
     }
     if live.deletion_by(request_uid).is_some() {
-        mark_site(ctx, &Exact::of(&live.site), None).await?;
+        mark_entity(ctx, entity, None).await?;
     }
     Ok(())
 }
@@ -170,22 +250,29 @@ async fn purge(ctx: &Context, token: &PurgeToken, step: &Step) -> Result<()> {
             return Ok(());
         }
         let what = format!("the permission is for {}, not for {}", token.entity_uid(), exact.uid);
-        Err(Error::answer(format!("purge Site {}", exact.name), what))
+        Err(Error::answer(format!("purge {}", exact.name), what))
     };
     match step {
         Step::MarkSite(exact, deletion) => {
             belongs(exact)?;
-            mark_site(ctx, exact, Some(deletion)).await
+            mark::<Site>(&sites, exact, Some(deletion)).await
         }
         Step::MarkApp(namespace, exact, deletion) => {
             mark(&apps(namespace), exact, Some(deletion)).await
         }
         Step::DeleteApp(namespace, exact) => delete_exact(&apps(namespace), exact).await.map(drop),
         Step::FinishApp(namespace, exact, _) => {
-            patch_exact(&apps(namespace), exact, step.metadata_patch().unwrap_or_default())
-                .await
-                .map(drop)
+            patch_exact(&apps(namespace), exact, step.metadata_patch().unwrap_or_default()).await?;
+            if exact.uid == token.entity_uid() {
+                ctx.metrics.purged.get_or_create(&Kind { kind: "App".to_owned() }).inc();
+            }
+            Ok(())
         }
+        Step::Disown(namespace, exact, _) => {
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+            patch_exact(&claims, exact, step.metadata_patch().unwrap_or_default()).await.map(drop)
+        }
+        Step::DeleteObject(object, user) => delete_object(ctx, object, user).await,
         Step::MarkNamespace(exact, _) => {
             patch_exact(&namespaces, exact, step.metadata_patch().unwrap_or_default())
                 .await
@@ -203,4 +290,21 @@ async fn purge(ctx: &Context, token: &PurgeToken, step: &Step) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// DELETE of an object of an App, exactly as it was read, as the App's own account: nobody can have
+/// deleted through an App what that may not.
+async fn delete_object(ctx: &Context, object: &OwnObject, user: &str) -> Result<()> {
+    let Exact { name, uid, resource_version } = &object.exact;
+    let doing = format!("delete {} {name}", object.kind);
+    let options = json!({
+        "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
+        "preconditions": { "uid": uid, "resourceVersion": resource_version },
+    });
+    let request = http::Request::delete(format!("{}/{name}", object.path))
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header("Impersonate-User", user)
+        .body(options.to_string().into_bytes())
+        .map_err(|error| Error::answer(&doing, error))?;
+    ctx.client.request::<Value>(request).await.during(doing).map(drop)
 }

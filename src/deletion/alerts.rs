@@ -6,6 +6,7 @@ use std::sync::Arc;
 use regex::Regex;
 
 use super::gates::{Case, Verdict, stricter};
+use super::live::Live;
 use crate::api::{
     Alertmanager, Alerts, Environment, PlanEntity, Reason, RequestState, TargetKind, Time,
 };
@@ -186,8 +187,12 @@ fn is_about(alert: &Alert, entity: &PlanEntity, case: &Case<'_>) -> bool {
         && label("site").is_some_and(|site| *site == entity.name || *site == entity.id);
     let namespace = label("namespace").is_some_and(|namespace| {
         entity.namespaces.iter().any(|n| n.name == *namespace)
-            || case.facts.live(entity).is_some_and(|live| {
-                live.namespaces.iter().any(|n| n.metadata.name.as_ref() == Some(namespace))
+            // Of an App those of its plan alone: the rest of its Site is not what goes.
+            || case.facts.live(entity).is_some_and(|live| match live {
+                Live::Site(site) => {
+                    site.namespaces.iter().any(|n| n.metadata.name.as_ref() == Some(namespace))
+                }
+                Live::App(..) => false,
             })
     });
     site || namespace

@@ -4,6 +4,7 @@ use kube::ResourceExt;
 
 use super::drilled;
 use super::gates::{Case, Verdict, stricter, undecided};
+use super::live::{Live, words};
 use super::observe::SiteFacts;
 use crate::api::{Backup, ConditionStatus, ConditionType, Conditions, Reason, RequestState, Time};
 
@@ -20,19 +21,26 @@ pub fn is_verified(backup: &Backup) -> bool {
 }
 
 /// Whether the verified backup shows what lives. Not known is not current.
-pub(super) fn backup_is_current(site: &SiteFacts) -> bool {
-    let backed_up =
-        backup_of(site).filter(|b| is_verified(b)).and_then(|b| b.status.as_ref()?.digest.as_ref());
-    match (backed_up, &site.live_digest) {
-        (Some(backed_up), Some(live)) => backed_up == live,
-        _ => false,
-    }
+pub(super) fn backup_is_current(live: Live<'_>) -> bool {
+    let backed_up = backup_of(live.site())
+        .filter(|b| is_verified(b))
+        .and_then(|b| b.status.as_ref()?.digest.as_ref());
+    let (backed_up, lives) = match live {
+        Live::Site(site) => (backed_up, &site.live_digest),
+        // Of an App, its part of the archive: the rest of its Site lives on and changes.
+        Live::App(app, _) => (backed_up.and(app.archived_digest.as_ref()), &app.live_digest),
+    };
+    backed_up.is_some() && backed_up == lives.as_ref()
 }
 
 /// Whether a verified backup is known not to show what lives.
-pub fn backup_is_outdated(site: &SiteFacts) -> bool {
-    let verified = backup_of(site).is_some_and(is_verified);
-    verified && site.live_digest.is_some() && !backup_is_current(site)
+pub fn backup_is_outdated(live: Live<'_>) -> bool {
+    let verified = backup_of(live.site()).is_some_and(is_verified);
+    let known = match live {
+        Live::Site(site) => site.live_digest.is_some(),
+        Live::App(app, _) => app.live_digest.is_some(),
+    };
+    verified && known && !backup_is_current(live)
 }
 
 /// Until when a backup must be kept if its entity is purged at `now`.
@@ -50,24 +58,19 @@ pub(super) fn backed_up(case: &Case<'_>) -> Verdict {
     let mut missing = vec![];
     for (entity, live) in undecided(case) {
         let Some(live) = live else { return Verdict::later() };
-        let unretained = live.unretained();
-        if let Some(claim) = unretained.first() {
-            return Verdict::closed(
-                Reason::VolumeNotRetained,
-                format!(
-                    "the disks of {} claims would be deleted with Site {}, {claim} first: set persistentVolumeReclaimPolicy of their volumes to Retain",
-                    unretained.len(),
-                    entity.name
-                ),
-            );
+        let what = words(entity);
+        let uid = case.facts.request_uid();
+        if let Some(disk) = live.held().find(|h| h.keep(&uid, &entity.name).is_some()) {
+            let message = format!("{} of {what} is being set to Retain", disk.describe());
+            return Verdict::closed(Reason::VolumeNotRetained, message);
         }
         if backup_is_outdated(live) {
             return Verdict::closed(
                 Reason::BackupOutdated,
-                format!("Site {} changed since its backup: another one is made", entity.name),
+                format!("{what} changed since its backup: another one is made"),
             );
         }
-        match backup_of(live) {
+        match backup_of(live.site()) {
             Some(backup) if is_verified(backup) => {
                 if backup.spec.keep_until_time.is_none_or(|until| until < keep_until(case)) {
                     missing.push(format!("Backup {} must be kept longer", backup.name_any()));
@@ -82,7 +85,7 @@ pub(super) fn backed_up(case: &Case<'_>) -> Verdict {
                 }
                 missing.push(format!("Backup {} is being made", backup.name_any()));
             }
-            None => missing.push(format!("Site {} has no backup yet", entity.name)),
+            None => missing.push(format!("{what} has no backup yet")),
         }
     }
     match missing.first() {

@@ -7,13 +7,14 @@ use kube::{Resource, ResourceExt};
 
 use super::digest::digest;
 use super::gates::{Case, GATES, Verdict, approvals_required, may_count, requester};
+use super::held::Edit;
 use super::observe::Facts;
 use super::plan::{Refused, Scope, scope, totals};
 use super::purge::Step;
 use super::{gates, hold};
 use crate::api::{
     Approval, ConditionStatus, ConditionType, Conditions, Deletion, DeletionRequestStatus, Plan,
-    PlanEntity, PlanHead, Progress, Reason, Rejection, RequestState, Time, names,
+    PlanEntity, PlanHead, Progress, Reason, Rejection, RequestState, TargetKind, Time, names,
 };
 use crate::cluster::{Exact, Note};
 
@@ -53,20 +54,12 @@ pub enum Effect {
         /// Until when.
         until: Time,
     },
-    /// Mark a Site as held.
-    Hold {
-        /// The Site.
-        site: Exact,
-        /// What its status is to tell.
-        deletion: Deletion,
-    },
-    /// Take every mark of this request off a Site, its namespaces and its Apps.
-    Release {
-        /// Name of the Site.
-        site: String,
-        /// UID of the Site.
-        uid: String,
-    },
+    /// Mark an entity as held.
+    Hold(Entity, Deletion),
+    /// Change an object that is held, or put it back. One that fails stops no other.
+    Edit(Edit),
+    /// Take every mark of this request off an entity: off a Site's namespaces and Apps too.
+    Release(Entity),
     /// Write the ledger of purges, with a place for an entity that was not in it.
     Reserve {
         /// The ledger as it was read; none: there is none yet.
@@ -76,6 +69,15 @@ pub enum Effect {
     },
     /// One step of a purge, with the permission that the gates gave.
     Purge(gates::PurgeToken, Step),
+}
+
+/// An entity, and what a write to its status is decided on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entity {
+    /// Its namespace; none for a Site.
+    pub namespace: Option<String>,
+    /// What it was when it was read.
+    pub exact: Exact,
 }
 
 /// How a request comes to an end before its time.
@@ -140,10 +142,14 @@ fn before_quorum(facts: &Facts, mut status: DeletionRequestStatus, now: Time) ->
         notes.push(Note::normal(
             if before.is_some() { Reason::PlanChanged } else { Reason::Planned },
             format!(
-                "would delete {} Sites with {} namespaces, {} Apps and {} objects: {digest}{}",
+                "would delete {} {}s with {}{} objects: {digest}{}",
                 totals.entities,
-                totals.namespaces,
-                totals.apps,
+                facts.request.spec.target.kind,
+                match facts.request.spec.target.kind {
+                    TargetKind::Site =>
+                        format!("{} namespaces, {} Apps and ", totals.namespaces, totals.apps),
+                    TargetKind::App => String::new(),
+                },
                 totals.objects,
                 if before.is_some() { "; approvals of the former plan are void" } else { "" }
             ),
@@ -359,6 +365,7 @@ pub(super) fn judge(case: &Case<'_>, status: &mut DeletionRequestStatus) -> Vec<
                 reason,
                 Reason::AwaitingApprovals
                     | Reason::BackingUp
+                    | Reason::VolumeNotRetained
                     | Reason::WindowNotBegun
                     | Reason::WindowRunning
             );
@@ -369,6 +376,7 @@ pub(super) fn judge(case: &Case<'_>, status: &mut DeletionRequestStatus) -> Vec<
                 | Reason::WithinLimits
                 | Reason::AwaitingApprovals
                 | Reason::BackingUp
+                | Reason::VolumeNotRetained
                 | Reason::WindowNotBegun
                 | Reason::NotConfigured
         ) && (reason != Reason::GuardInPlace || before.is_some());
@@ -402,6 +410,21 @@ pub(super) fn closed(
 /// A message for the printer column: without the command, which the condition has.
 pub(super) fn short(message: &str) -> String {
     message.split(": kubectl ").next().unwrap_or(message).to_owned()
+}
+
+/// Tells of writes that the API server refused: somebody must look at it.
+pub(super) fn tell_refused(facts: &Facts, decision: &mut Decision, refused: &[String], now: Time) {
+    let Some(first) = refused.first() else { return };
+    let why = format!("{first} ({} writes were refused)", refused.len());
+    let generation = facts.request.metadata.generation;
+    let status = &mut decision.status;
+    let told = status.message.take().unwrap_or_default();
+    status.message = Some(format!("{told}: {why}"));
+    let conditions = &mut status.conditions;
+    conditions.unset(ConditionType::Reconciling);
+    let stalled = Some((Reason::WriteRefused, why.as_str()));
+    conditions.set_abnormal(ConditionType::Stalled, stalled, generation, now);
+    decision.requeue = Some(LOOK_AGAIN);
 }
 
 /// Refuses a request for its scope.

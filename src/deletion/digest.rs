@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{PlanEntity, PlanHead};
+use crate::api::{PlanEntity, PlanHead, TargetKind};
 use crate::cluster::form::digest_of;
 
 /// The digest over head and entities, as `sha256:<hexadecimal>`.
@@ -38,15 +38,22 @@ fn leaf(entity: &PlanEntity) -> Value {
         priority: _,
         namespaces,
         apps,
+        site,
+        applied,
         objects: _,
         bytes: _,
         claims: _,
+        unprotected: _,
+        disks: _,
+        runs_on: _,
+        scratch: _,
         last_backup: _,
         phase: _,
+        wave: _,
         backup: _,
         purged_time: _,
     } = entity;
-    json!({
+    let mut leaf = json!({
         "kind": kind,
         "id": id,
         "name": name,
@@ -54,7 +61,12 @@ fn leaf(entity: &PlanEntity) -> Value {
         "tenant": tenant,
         "namespaces": namespaces,
         "apps": apps,
-    })
+    });
+    if *kind == TargetKind::App {
+        leaf["site"] = json!(site);
+        leaf["applied"] = json!(applied);
+    }
+    leaf
 }
 
 /// `serde_json` sorts the keys of its maps, which makes the line canonical.

@@ -24,8 +24,9 @@ fn a_script_can_compute_it_again() {
     let policy = concat!(
         r#"{"backup":{"drillBeforePurge":false,"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10,"#,
         r#""rolling":{"maxEntities":1000,"maxPercent":100,"windowSeconds":86400}},"#,
-        r#""environment":"Development","quorum":{"approvals":2,"expiresAfterSeconds":86400,"#,
-        r#""overrideApprovals":3},"retention":{"defaultSeconds":60,"maximumSeconds":1000,"minimumSeconds":10}}"#
+        r#""environment":"Development","quarantine":"ScaleDown","quorum":{"approvals":2,"expiresAfterSeconds":86400,"#,
+        r#""overrideApprovals":3},"retention":{"defaultSeconds":60,"maximumSeconds":1000,"minimumSeconds":10},"#,
+        r#""waves":{"first":1,"maxPercent":10,"pauseSeconds":60}}"#
     );
     let head_line = format!(
         r#"{{"guard":"g1","maxEntities":10,"policy":{policy},"policyName":"default","requestUid":"ru","retentionSeconds":60}}"#
@@ -51,6 +52,11 @@ fn what_changes_by_itself_is_not_in_it() {
         entity.objects += 7;
         entity.bytes += 1000;
         entity.claims += 1;
+        entity.unprotected += 1;
+        entity.disks.clear();
+        entity.runs_on = vec!["DaemonSet/a/agent".into()];
+        entity.scratch = vec!["Deployment/a/web".into()];
+        entity.wave = Some(1);
         entity.phase = crate::api::EntityPhase::Held;
         entity.purged_time = Some(at(5));
         entity.backup = Some(crate::api::PlanBackup {
@@ -99,6 +105,7 @@ fn other_value(pointer: &str, value: &Value) -> Value {
         Value::String(s) if pointer.ends_with("/environment") && s == "Development" => {
             json!("Production")
         }
+        Value::String(s) if s == "ScaleDown" => json!("None"),
         Value::String(s) if pointer.ends_with("/kind") && s == "Site" => json!("App"),
         Value::String(s) => json!(format!("{s}x")),
         other => panic!("{pointer} is {other}"),
@@ -119,7 +126,7 @@ fn each_field_of_the_plan_is_covered() {
     let whole = json!(head);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    assert_eq!(fields.len(), 28, "{fields:?}");
+    assert_eq!(fields.len(), 32, "{fields:?}");
     for field in fields {
         let mut changed = whole.clone();
         let value = changed.pointer_mut(&field).unwrap();
@@ -131,8 +138,9 @@ fn each_field_of_the_plan_is_covered() {
     let whole = json!(entities[0]);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    let uncovered = ["/objects", "/bytes", "/claims", "/phase", "/priority"];
-    fields.retain(|f| !uncovered.contains(&f.as_str()));
+    let uncovered =
+        ["/objects", "/bytes", "/claims", "/unprotected", "/disks", "/phase", "/wave", "/priority"];
+    fields.retain(|f| !uncovered.iter().any(|u| f.starts_with(u)));
     assert_eq!(fields.len(), 11, "{fields:?}");
     for field in fields {
         let mut changed = whole.clone();

@@ -33,7 +33,7 @@ pub(super) fn missing(case: &Case<'_>) -> Option<Verdict> {
     if !asks(policies.iter()) {
         return None;
     }
-    undecided(case).find_map(|(_, live)| of(backup_of(live?)?))
+    undecided(case).find_map(|(_, live)| of(backup_of(live?.site())?))
 }
 
 /// What is missing of the drill of one backup.

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::decide::{Decision, decide};
 use super::digest::digest;
 use super::gates::{Case, GATES, Verdict};
-use super::observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
+use super::held::{Claim, Disk, Edit, Held, HeldKind};
+use super::observe::{AppFacts, Facts, OpenRequest, PolicyFacts, SiteFacts};
 use super::rolling::{Entry, Ledger, RollingFacts};
 use crate::api::{
     Alerts, App, Approval, Backup, ConditionType, DeletionPolicySpec, DeletionRequestStatus,
@@ -64,9 +65,80 @@ pub fn site_with(name: &str, extra: Value) -> SiteFacts {
         namespaces: vec![namespace(name, name)],
         apps: vec![app(name, "wiki")],
         backups: vec![],
-        claims: vec![Claim { name: format!("{name}/data"), retained: true }],
+        claims: vec![claim(name, "data", "Retain")],
+        held: vec![workload("Deployment", name, "web", json!({ "replicas": 2 }))],
         live_digest: None,
         past_guard: false,
+    }
+}
+
+/// A claim of this namespace and name whose volume has this reclaim policy, and is not kept yet.
+pub fn claim(namespace: &str, name: &str, reclaim_policy: &str) -> Claim {
+    let spec = json!({ "persistentVolumeReclaimPolicy": reclaim_policy });
+    let mut volume = workload("PersistentVolume", namespace, name, spec);
+    volume.namespace = None;
+    Claim {
+        name: format!("{namespace}/{name}"),
+        exact: Exact {
+            name: name.to_owned(),
+            uid: format!("cu-{namespace}-{name}"),
+            resource_version: "1".to_owned(),
+        },
+        owners: vec![],
+        disk: Disk::Volume(Box::new(volume)),
+    }
+}
+
+/// Somebody sets the reclaim policy of the volume of a Site's first claim.
+pub fn reclaim(live: &mut SiteFacts, policy: &str) {
+    if let Disk::Volume(volume) = &mut live.claims[0].disk {
+        volume.value["spec"]["persistentVolumeReclaimPolicy"] = json!(policy);
+        volume.exact.resource_version = format!("{policy}-{}", volume.exact.resource_version);
+    }
+}
+
+/// A live object that a hold changes.
+pub fn workload(kind: &str, namespace: &str, name: &str, spec: Value) -> Held {
+    let uid = format!("wu-{namespace}-{name}");
+    Held {
+        kind: match kind {
+            "Deployment" => HeldKind::Deployment,
+            "StatefulSet" => HeldKind::StatefulSet,
+            "ReplicaSet" => HeldKind::ReplicaSet,
+            "CronJob" => HeldKind::CronJob,
+            "PersistentVolume" => HeldKind::Volume,
+            "VolumeSnapshotContent" => HeldKind::SnapshotContent,
+            _ => HeldKind::RunsOn,
+        },
+        namespace: Some(namespace.to_owned()),
+        exact: Exact { name: name.to_owned(), uid: uid.clone(), resource_version: "1".to_owned() },
+        value: json!({ "kind": kind, "metadata": { "uid": uid }, "spec": spec }),
+        by: Some("argocd".to_owned()),
+        claim_templates: vec![],
+        scratch: false,
+    }
+}
+
+/// Carries an edit out, as the API server would.
+pub fn edited(held: &mut Held, edit: &Edit) {
+    patch(&mut held.value, &edit.patch);
+}
+
+/// A JSON merge patch.
+fn patch(into: &mut Value, with: &Value) {
+    let Value::Object(with) = with else {
+        *into = with.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    for (key, value) in with {
+        if value.is_null() {
+            into.as_object_mut().unwrap().remove(key);
+        } else {
+            patch(&mut into[key], value);
+        }
     }
 }
 
@@ -146,6 +218,7 @@ pub fn asking(kind: TargetKind, ids: &[&str], extra: Value) -> Facts {
         request: serde_json::from_value(request).unwrap(),
         holders: Default::default(),
         sites: BTreeMap::new(),
+        apps: BTreeMap::new(),
         policies: [("default".to_owned(), policy)].into(),
         others: vec![],
         guard: GuardState { problems: vec![], fingerprint: "g1".to_owned() },
@@ -236,11 +309,15 @@ impl Gated {
     pub fn new(sites: &[&str]) -> Self {
         let mut facts = facts(sites);
         step(&mut facts, at(0));
-        let plan = facts.request.status.as_ref().unwrap().plan.clone().unwrap();
+        let mut plan = facts.request.status.as_ref().unwrap().plan.clone().unwrap();
+        for entity in &mut plan.entities {
+            entity.wave = Some(1);
+        }
         for (name, live) in &mut facts.sites {
             live.backups = vec![backup(name, 1, json!({}))];
             live.live_digest = Some("sha256:content".to_owned());
             hold(live, "ru", "Held");
+            keep(live, "ru");
         }
         facts.api_time = at(1000);
         let mut gated = Self {
@@ -339,4 +416,52 @@ pub fn hold(live: &mut SiteFacts, request_uid: &str, phase: &str) {
         "requestRef": { "name": "r" }, "requestUid": request_uid, "phase": phase,
     } });
     live.site.status = serde_json::from_value(status).unwrap();
+}
+
+/// Keeps every disk of a Site, as the hold of this request does.
+pub fn keep(live: &mut SiteFacts, request_uid: &str) {
+    let site = live.site.name_any();
+    for claim in &mut live.claims {
+        if let Disk::Volume(volume) = &mut claim.disk {
+            while let Some(edit) = volume.keep(request_uid, &site) {
+                edited(volume, &edit);
+            }
+        }
+    }
+}
+
+/// A request by `rita` for the App `wiki` of a Site of this name, which has applied a Deployment
+/// and a ConfigMap, and once another ConfigMap.
+pub fn app_facts(site_name: &str, extra: Value) -> Facts {
+    let id = format!("app-{site_name}-wiki");
+    let mut facts = asking(TargetKind::App, &[&id], extra);
+    let site = site(site_name);
+    let mut app = json!(site.apps[0]);
+    let object = |api_version: &str, kind: &str, name: &str, uid: String| json!({ "apiVersion": api_version, "kind": kind, "name": name, "uid": uid });
+    let mut orphan = object("v1", "ConfigMap", "old", "mu-old".into());
+    orphan["orphaned"] = json!(true);
+    app["status"] = json!({ "objects": [
+        object("v1", "ConfigMap", "wiki", "mu-wiki".into()),
+        orphan,
+        object("apps/v1", "Deployment", "web", format!("wu-{site_name}-web")),
+    ] });
+    let holder = Holder {
+        kind: TargetKind::App,
+        name: "wiki".to_owned(),
+        namespace: Some(site_name.to_owned()),
+        uid: format!("au-{site_name}-wiki"),
+    };
+    facts.holders.insert(id, vec![holder]);
+    let key = (site_name.to_owned(), "wiki".to_owned());
+    let app = AppFacts {
+        app: serde_json::from_value(app).unwrap(),
+        site: site_name.to_owned(),
+        objects: vec![],
+        live_digest: None,
+        archived_digest: None,
+        past_guard: false,
+    };
+    facts.apps.insert(key, app);
+    facts.sites.insert(site_name.to_owned(), site);
+    facts
 }

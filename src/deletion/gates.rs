@@ -1,19 +1,18 @@
 //! The gates: small pure functions with constant reasons, each also a condition. Only when all of
 //! them are open can the token be made without which nothing is purged.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::alerts::alerts_clear;
 use super::backups::{backed_up, backup_is_current};
 use super::decide::Effect;
 use super::digest::leaf_digest;
-use super::observe::{Facts, SiteFacts, next_entity};
+use super::live::{Live, words};
+use super::observe::{Facts, next_entity};
 use super::rolling;
 use crate::api::{
-    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase,
-    NamespaceRef, Plan, PlanApp, PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time,
-    names,
+    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase, Plan,
+    PlanEntity, PlanHead, Protection, Reason, RequestState, RetentionWindow, Time, names,
 };
 use crate::cluster::clock_skew;
 
@@ -100,7 +99,8 @@ impl PurgeToken {
 }
 
 /// The permission to begin with an entity: every gate is open, the entity is planned and held by
-/// this request, its backup shows what lives, and it has a place in the ledger of purges.
+/// this request, a wave has taken it, its backup shows what lives, and it has a place in the ledger
+/// of purges.
 pub fn permit(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
     (may_begin(case, entity) && rolling::is_reserved(case, entity))
         .then(|| PurgeToken { entity_uid: entity.uid.clone() })
@@ -117,7 +117,9 @@ fn may_begin(case: &Case<'_>, entity: &PlanEntity) -> bool {
     let planned = case.plan.entities.iter().any(|e| e.uid == entity.uid);
     let held = live.deletion_by(&case.facts.request_uid()).is_some();
     let open = GATES.iter().all(|(_, gate)| gate(case).is_open());
-    case.state == RequestState::Purging && planned && held && backup_is_current(live) && open
+    let taken = entity.wave.is_some();
+    let current = backup_is_current(live);
+    case.state == RequestState::Purging && planned && held && taken && current && open
 }
 
 /// The permission to finish an entity whose first DELETE was sent: there is no way back, and half
@@ -127,40 +129,21 @@ pub fn finish(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
     let live = case.facts.live(entity)?;
     let deletion = live.deletion_by(&case.facts.request_uid())?;
     let begun = deletion.phase == DeletionPhase::Purging && entity.phase == EntityPhase::Purging;
-    (begun && case.state == RequestState::Purging && has_started(entity, live))
+    (begun && case.state == RequestState::Purging && live.has_started(entity))
         .then(|| PurgeToken { entity_uid: entity.uid.clone() })
-}
-
-/// Whether a DELETE of something of this entity was seen: its point of no return. A Site that was
-/// deleted past the guard, and its Apps, can still be created anew while they are held by their
-/// finalizers: of these only what is gone counts, and its namespaces.
-pub fn has_started(entity: &PlanEntity, live: &SiteFacts) -> bool {
-    let terminating = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
-    let is = |uid: &str, meta: &ObjectMeta| meta.uid.as_deref() == Some(uid);
-    // What is gone and what is on its way: neither is there any more as planned.
-    let namespace = |n: &NamespaceRef| {
-        live.namespaces.iter().any(|l| is(&n.uid, &l.metadata) && !terminating(&l.metadata))
-    };
-    let app = |a: &PlanApp| {
-        let held = |meta| live.past_guard || !terminating(meta);
-        live.apps.iter().any(|l| is(&a.uid, &l.metadata) && held(&l.metadata))
-    };
-    (terminating(&live.site.metadata) && !live.past_guard)
-        || !entity.namespaces.iter().all(namespace)
-        || !entity.apps.iter().all(app)
 }
 
 /// The entities that are still to be judged: neither gone, nor released, nor past the point of no
 /// return.
 pub(super) fn undecided<'a>(
     case: &Case<'a>,
-) -> impl Iterator<Item = (&'a PlanEntity, Option<&'a SiteFacts>)> {
+) -> impl Iterator<Item = (&'a PlanEntity, Option<Live<'a>>)> {
     let facts = case.facts;
     case.plan.entities.iter().filter_map(move |entity| match entity.phase {
         EntityPhase::Purged | EntityPhase::Released => None,
         EntityPhase::Purging => {
             let live = facts.live(entity)?;
-            (!has_started(entity, live)).then_some((entity, Some(live)))
+            (!live.has_started(entity)).then_some((entity, Some(live)))
         }
         EntityPhase::Planned | EntityPhase::Held => Some((entity, facts.live(entity))),
     })
@@ -172,24 +155,21 @@ fn scope_valid(case: &Case<'_>) -> Verdict {
         let Some(live) = live else {
             return Verdict::closed(
                 Reason::PlanChanged,
-                format!(
-                    "Site {} of the plan (UID {}) is not there any more",
-                    entity.name, entity.uid
-                ),
+                format!("{} of the plan (UID {}) is not there any more", words(entity), entity.uid),
             );
         };
         if leaf_digest(&live.planned()) != leaf_digest(entity) {
             return Verdict::closed(
                 Reason::PlanChanged,
                 format!(
-                    "Site {} is not what was planned: {}",
-                    entity.name,
+                    "{} is not what was planned: {}",
+                    words(entity),
                     difference(entity, &live.planned())
                 ),
             );
         }
         if let Some(why) = live.not_active(&case.facts.request_uid()) {
-            let message = format!("Site {} {why}", entity.name);
+            let message = format!("{} {why}", words(entity));
             return Verdict::closed(Reason::EntityNotActive, message);
         }
     }
@@ -213,6 +193,15 @@ fn difference(planned: &PlanEntity, live: &PlanEntity) -> String {
             "its namespaces are {}, planned were {}, or their UIDs differ",
             names(live),
             names(planned)
+        )
+    } else if planned.site != live.site {
+        "it is in another Site".to_owned()
+    } else if planned.applied != live.applied {
+        let count = |e: &PlanEntity| e.applied.as_ref().map_or(0, |a| a.count);
+        format!(
+            "it has {} objects, planned were {}, or their UIDs differ",
+            count(live),
+            count(planned)
         )
     } else {
         let count = |e: &PlanEntity| e.apps.len();
@@ -251,6 +240,17 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
             ),
         );
     }
+    if spec.r#override.is_none()
+        && let Some((entity, claim)) = first_bare(case)
+    {
+        return Verdict::closed(
+            Reason::OverrideRequired,
+            format!(
+                "nothing protects the disk of claim {claim} of {}: its volume is not there, or is another claim's; to delete it all the same, ask for it with spec.override.justification",
+                words(entity)
+            ),
+        );
+    }
     let own = spec.max_entities.unwrap_or(soft);
     if count > own {
         return Verdict::closed(
@@ -285,6 +285,14 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
             None => message,
         },
     )
+}
+
+/// The first claim of what is not gone yet whose disk cannot be kept.
+fn first_bare<'a>(case: &Case<'a>) -> Option<(&'a PlanEntity, &'a str)> {
+    undecided(case).find_map(|(entity, live)| {
+        let bare = live?.claims().find(|c| c.protection() == Some(Protection::None))?;
+        Some((entity, bare.name.as_str()))
+    })
 }
 
 /// Gate 3: the guard is in force, and is the one that the plan was made under.

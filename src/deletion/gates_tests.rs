@@ -83,7 +83,7 @@ fn with_anything_missing_there_is_no_token() {
         (Some(ALL[4]), Reason::BackupOutdated, |g| {
             g.live("s001").live_digest = Some("sha256:newer".into());
         }),
-        (Some(ALL[4]), Reason::VolumeNotRetained, |g| g.live("s001").claims[0].retained = false),
+        (Some(ALL[4]), Reason::VolumeNotRetained, |g| reclaim(g.live("s001"), "Delete")),
         (Some(ALL[4]), Reason::BackingUp, |g| {
             policy(&mut g.facts).backup.keep_seconds = 70 * 86_400;
         }),

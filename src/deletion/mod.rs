@@ -6,6 +6,8 @@
 mod act;
 mod alertmanager;
 pub mod alerts;
+mod app_objects;
+mod apps;
 mod backups;
 #[cfg(test)]
 mod cancel_tests;
@@ -15,10 +17,14 @@ pub mod drilled;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;
+pub mod held;
+mod held_objects;
 mod hold;
 #[cfg(test)]
 mod ids_tests;
 mod ledger;
+pub mod live;
+mod named;
 mod observe;
 #[cfg(test)]
 mod past_guard_tests;
@@ -29,11 +35,15 @@ mod production_tests;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;
+mod release;
 pub mod rolling;
 mod rolling_ledger;
 mod survey;
+mod waves;
 #[cfg(test)]
 mod world;
+#[cfg(test)]
+mod world_checks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +64,7 @@ use crate::cluster::metrics::{Ended, Kind, RequestCounts};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 use crate::store::Store;
 
-pub use observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
+pub use observe::{AppFacts, Facts, OpenRequest, PolicyFacts, SiteFacts};
 
 /// The limit of one reconciliation.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -70,16 +80,16 @@ pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     );
 }
 
-async fn run_requests(ctx: Context, ledger: Store, down: Shutdown) {
+async fn run_requests(ctx: Context, store: Store, down: Shutdown) {
     let requests: Api<DeserializeGuard<DeletionRequest>> = Api::all(ctx.client.clone());
     let backups: Api<PartialObjectMeta<Backup>> = Api::all(ctx.client.clone());
     let controller = Controller::new(requests, watcher::Config::default());
-    let store = controller.store();
-    let counted = store.clone();
+    let known = controller.store();
+    let counted = known.clone();
     let ours = watcher::Config::default().labels(observe::LABEL_REQUEST_UID);
     let controller = controller.watches_with(backups, (), ours, move |backup| {
         let uid = backup.labels().get(observe::LABEL_REQUEST_UID).cloned();
-        let request = store.find(|request| request.uid() == uid);
+        let request = known.find(|request| request.uid() == uid);
         request.map(|request| ObjectRef::new(&request.name_any()))
     });
     let controller = controller.reconcile_all_on(ctx.guard.changes());
@@ -87,31 +97,32 @@ async fn run_requests(ctx: Context, ledger: Store, down: Shutdown) {
     let context = ctx.clone();
     let sources = Arc::<Sources>::default();
     drive("deletion", controller, ctx, TIMEOUT, down, move |request| {
-        reconcile(context.clone(), ledger.clone(), sources.clone(), request)
+        reconcile(context.clone(), store.clone(), sources.clone(), request)
     })
     .await;
 }
 
 async fn reconcile(
     ctx: Context,
-    ledger: Store,
+    store: Store,
     sources: Arc<Sources>,
     request: Arc<DeletionRequest>,
 ) -> Result<Action> {
-    let Some(facts) = observe::observe(&ctx, &sources, &request.name_any()).await? else {
+    let Some(facts) = observe::observe(&ctx, &store, &sources, &request.name_any()).await? else {
         return Ok(Action::await_change());
     };
-    let decision = decide::decide(&facts, ctx.now());
+    let mut decision = decide::decide(&facts, ctx.now());
     let written = async {
-        let changed = act::act(&ctx, &ledger, &facts, &decision.effects).await?;
+        let done = act::act(&ctx, &store, &facts, &decision.effects).await?;
         if decision.effects.contains(&decide::Effect::RemoveFinalizer) {
             // It may be gone by now.
             return Ok(false);
         }
+        decide::tell_refused(&facts, &mut decision, &done.refused, ctx.now());
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.
-        let request = changed.as_ref().unwrap_or(&facts.request);
+        let request = done.request.as_ref().unwrap_or(&facts.request);
         write_status(&api, request, facts.request.status.as_ref(), &decision.status, true).await?;
         if facts.request.status.is_none() {
             let target = &facts.request.spec.target;

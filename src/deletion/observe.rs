@@ -1,7 +1,7 @@
 //! What is so: one request, everything that it means, and everything that its gates ask. Live
 //! reads, every one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
@@ -10,20 +10,23 @@ use kube::{Resource, ResourceExt};
 
 use super::alertmanager::Sources;
 use super::alerts::Answers;
+use super::app_objects::read_app;
 use super::backups::{backup_of, is_verified};
-use super::gates::has_started;
+use super::held::{Claim, Held};
+use super::live::Live;
+use super::named::{ScopeFacts, observe_planned, observe_scope};
 use super::rolling::RollingFacts;
 use super::rolling_ledger;
-use super::survey;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, RestoreDrill, Site, Target, TargetKind, Time, names,
 };
 use crate::cluster::collect::live_digest;
 use crate::cluster::{
-    Context, During, EntityRow, Error, Exact, FEW_IDS, GuardState, Holder, ProbeTargets, Result,
-    api_server_time, by_id, list_entities, lookup, observe_guard,
+    Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
+    observe_guard,
 };
+use crate::store::Store;
 
 /// Label on a Backup: UID of the DeletionRequest that it was made for.
 pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
@@ -35,8 +38,12 @@ pub struct Facts {
     pub request: DeletionRequest,
     /// Who has each id, while the plan is being made.
     pub holders: HashMap<String, Vec<Holder>>,
-    /// The Sites that the ids or the plan name, by name. One that is gone is not in it.
+    /// The Sites that the ids or the plan name, and those of the Apps, by name. One that is gone is
+    /// not in it.
     pub sites: BTreeMap<String, SiteFacts>,
+    /// The Apps that the ids or the plan name, by namespace and name. One that is gone is not in
+    /// it.
+    pub apps: BTreeMap<(String, String), AppFacts>,
     /// The policies that these Sites name, by name; one that does not exist is not in it.
     pub policies: BTreeMap<String, PolicyFacts>,
     /// The other requests that are open.
@@ -66,19 +73,45 @@ pub struct SiteFacts {
     pub backups: Vec<Backup>,
     /// The claims in its namespaces.
     pub claims: Vec<Claim>,
+    /// What else in them a hold changes, and what goes on.
+    pub held: Vec<Held>,
     /// The digest over everything that lives in it, where that was asked for.
     pub live_digest: Option<String>,
     /// Whether its DELETE got past the guard, and the request is the operator's own for that.
     pub past_guard: bool,
 }
 
-/// A volume claim.
+/// One App, live.
+#[derive(Clone, Debug)]
+pub struct AppFacts {
+    /// The App.
+    pub app: App,
+    /// Name of the Site that its namespace belongs to; empty when it belongs to none.
+    pub site: String,
+    /// Its own objects that live, while it is being purged.
+    pub objects: Vec<OwnObject>,
+    /// The digest over it and its objects as they live, and as its Site's backup has them, where
+    /// that was asked for.
+    pub live_digest: Option<String>,
+    /// See there.
+    pub archived_digest: Option<String>,
+    /// Whether its DELETE got past the guard, and the request is the operator's own for that.
+    pub past_guard: bool,
+}
+
+/// An object that an App applied, at the UID that it had then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// As `namespace/name`.
-    pub name: String,
-    /// Whether its disk stays when the claim goes. A claim without a disk has none to lose.
-    pub retained: bool,
+pub struct OwnObject {
+    /// Kind.
+    pub kind: String,
+    /// The path of its kind in its namespace, as requests have it.
+    pub path: String,
+    /// What a write is decided on.
+    pub exact: Exact,
+    /// Whether it is on its way out.
+    pub deleting: bool,
+    /// What holds it then.
+    pub finalizers: Vec<String>,
 }
 
 /// A policy as it is now.
@@ -116,14 +149,35 @@ impl Facts {
         self.request.meta().creation_timestamp.as_ref().map(Time::from)
     }
 
-    /// The live Site of a planned entity, if it still is that one.
-    pub fn live(&self, entity: &PlanEntity) -> Option<&SiteFacts> {
-        live(&self.sites, entity)
+    /// What lives of a planned entity, if it still is that one.
+    pub fn live(&self, entity: &PlanEntity) -> Option<Live<'_>> {
+        let live = match (entity.kind, entity.namespaces.first()) {
+            (TargetKind::Site, _) => Live::Site(self.sites.get(&entity.name)?),
+            (TargetKind::App, Some(namespace)) => self.app(&namespace.name, &entity.name)?,
+            (TargetKind::App, None) => return None,
+        };
+        (live.uid() == entity.uid).then_some(live)
     }
-}
 
-fn live<'a>(sites: &'a BTreeMap<String, SiteFacts>, entity: &PlanEntity) -> Option<&'a SiteFacts> {
-    sites.get(&entity.name).filter(|site| site.uid() == entity.uid)
+    /// Whether a planned entity is gone. Not whenever [`Facts::live`] knows nothing of it: an App
+    /// lives on when the label of its namespace is lost.
+    pub fn is_gone(&self, entity: &PlanEntity) -> bool {
+        match (entity.kind, entity.namespaces.first()) {
+            (TargetKind::Site, _) => self.live(entity).is_none(),
+            (TargetKind::App, Some(namespace)) => {
+                let key = (namespace.name.clone(), entity.name.clone());
+                let live = self.apps.get(&key).and_then(|live| live.app.uid());
+                live.as_ref() != Some(&entity.uid)
+            }
+            (TargetKind::App, None) => false,
+        }
+    }
+
+    /// The App of this namespace and name, with its Site.
+    pub fn app(&self, namespace: &str, name: &str) -> Option<Live<'_>> {
+        let app = self.apps.get(&(namespace.to_owned(), name.to_owned()))?;
+        Some(Live::App(app, self.sites.get(&app.site)?))
+    }
 }
 
 impl SiteFacts {
@@ -180,18 +234,18 @@ impl SiteFacts {
         let absent = wanted.iter().find(|w| self.namespaces.iter().all(|n| n.name_any() != **w));
         absent.map(|namespace| format!("lacks its namespace {namespace}"))
     }
-
-    /// Claims whose disks would go with them.
-    pub fn unretained(&self) -> Vec<&str> {
-        self.claims.iter().filter(|c| !c.retained).map(|c| c.name.as_str()).collect()
-    }
 }
 
 /// Reads it; none when the request is gone.
 ///
 /// # Errors
 /// Any read that fails: then nothing is decided.
-pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Result<Option<Facts>> {
+pub(super) async fn observe(
+    ctx: &Context,
+    store: &Store,
+    sources: &Sources,
+    name: &str,
+) -> Result<Option<Facts>> {
     let client = &ctx.client;
     let requests: Api<DeletionRequest> = Api::all(client.clone());
     let doing = format!("read DeletionRequest {name}");
@@ -212,11 +266,7 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
         }
         // From here on the plan says what is meant, not the ids: an id may have moved.
         RequestState::Held | RequestState::Purging => {
-            let names = planned.iter().map(|e| e.name.clone()).collect();
-            scope.sites = survey::sites(ctx, &names, &request).await?;
-            survey::read_apps(ctx, &mut scope.sites).await?;
-            survey::read_claims(ctx, &mut scope.sites).await?;
-            survey::read_backups(ctx, &mut scope.sites, &request).await?;
+            scope = observe_planned(ctx, &request, planned).await?;
         }
         // Nothing is asked of what has ended.
         RequestState::Completed
@@ -224,7 +274,7 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
         | RequestState::Expired
         | RequestState::Cancelled => {}
     }
-    let ScopeFacts { holders, mut sites, others } = scope;
+    let ScopeFacts { holders, mut sites, mut apps, others } = scope;
     let mut policies = BTreeMap::new();
     let mut guard = GuardState::default();
     if !state.is_final() && !ends {
@@ -233,41 +283,53 @@ pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Res
         policies = read_policies(ctx, sites.values(), head.map(|h| h.policy_name.clone())).await?;
         guard = observe_guard(ctx, &probe_targets(&request, &sites, planned)).await?;
     }
-    if state == RequestState::Purging
-        && let Some(site) = next_entity(planned).and_then(|e| sites.get_mut(&e.name))
-    {
-        read_digest(ctx, site).await?;
+    let next = next_entity(planned).filter(|_| state == RequestState::Purging);
+    match next.map(|e| (e, e.namespaces.first())) {
+        Some((entity, Some(namespace))) if entity.kind == TargetKind::App => {
+            if let Some(app) = apps.get_mut(&(namespace.name.clone(), entity.name.clone()))
+                && let Some(site) = sites.get(&app.site)
+            {
+                read_app(ctx, store, app, site).await?;
+            }
+        }
+        Some((entity, _)) => {
+            if let Some(site) = sites.get_mut(&entity.name) {
+                read_digest(ctx, site).await?;
+            }
+        }
+        None => {}
     }
-    let mut alerts = vec![];
-    if !state.is_final() && !ends {
-        let begins = |e| live(&sites, e).is_some_and(|live| !has_started(e, live));
-        let begins = state == RequestState::Purging && next_entity(planned).is_some_and(begins);
-        alerts = sources.ask_for(ctx, status.plan.as_ref(), &policies, begins).await;
-    }
-    let mut last_drill = None;
-    if policies.values().any(|p| p.spec.backup.drilled_within_seconds.is_some())
-        || asked_within(&request)
-    {
-        last_drill = read_last_drill(ctx).await?;
-    }
-    // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
-    let api_time = api_server_time(client).await?;
-    let mut rolling = RollingFacts::default();
-    if state == RequestState::Purging {
-        rolling = rolling_ledger::observe(ctx, request.spec.target.kind, api_time).await?;
-    }
-    Ok(Some(Facts {
+    let mut facts = Facts {
         request,
         holders,
         sites,
+        apps,
         policies,
         others,
         guard,
-        alerts,
-        rolling,
-        last_drill,
-        api_time,
-    }))
+        alerts: vec![],
+        rolling: RollingFacts::default(),
+        last_drill: None,
+        api_time: ctx.now(),
+    };
+    if !state.is_final() && !ends {
+        let begins = |e| facts.live(e).is_some_and(|live| !live.has_started(e));
+        let begins = next.is_some_and(begins);
+        let plan = status.plan.as_ref();
+        facts.alerts = sources.ask_for(ctx, plan, &facts.policies, begins).await;
+    }
+    if facts.policies.values().any(|p| p.spec.backup.drilled_within_seconds.is_some())
+        || asked_within(&facts.request)
+    {
+        facts.last_drill = read_last_drill(ctx).await?;
+    }
+    // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
+    facts.api_time = api_server_time(client).await?;
+    if state == RequestState::Purging {
+        let kind = facts.request.spec.target.kind;
+        facts.rolling = rolling_ledger::observe(ctx, kind, facts.api_time).await?;
+    }
+    Ok(Some(facts))
 }
 
 /// Whether the policy of the plan, as it was then, asks for a drill lately.
@@ -283,47 +345,6 @@ async fn read_last_drill(ctx: &Context) -> Result<Option<Time>> {
     let all = api.list(&ListParams::default()).await.during("list the RestoreDrills")?;
     let readable = all.iter().filter_map(|drill| drill.0.as_ref().ok());
     Ok(readable.filter_map(|drill| drill.status.as_ref()?.last_success_time).max())
-}
-
-/// What the scope of a request is decided on.
-#[derive(Default)]
-struct ScopeFacts {
-    holders: HashMap<String, Vec<Holder>>,
-    sites: BTreeMap<String, SiteFacts>,
-    others: Vec<OpenRequest>,
-}
-
-/// Looks every id up, and reads the Sites that they name. Of each App that is in one of these, what
-/// a list of all Apps shows is enough for a plan: its id, its name and its UID.
-async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> Result<ScopeFacts> {
-    let Target { kind, ids } = &request.spec.target;
-    let of_sites = |holders: &HashMap<String, Vec<Holder>>| {
-        // An id of the other kind refuses the request: nothing more is asked of what has it.
-        let all = holders.values().flatten().filter(|h| h.kind == *kind);
-        all.filter(|h| h.kind == TargetKind::Site).map(|h| h.name.clone()).collect()
-    };
-    let others = other_requests(ctx, request).await?;
-    if ids.len() <= FEW_IDS {
-        let holders = lookup(&ctx.client, ids).await?;
-        let mut sites = survey::sites(ctx, &of_sites(&holders), request).await?;
-        survey::read_apps(ctx, &mut sites).await?;
-        survey::read_claims(ctx, &mut sites).await?;
-        return Ok(ScopeFacts { holders, sites, others });
-    }
-    let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
-    let asked = |row: &EntityRow| wanted.contains(row.id.as_str());
-    let mut rows = list_entities(&ctx.client, TargetKind::Site, asked).await?;
-    let holders = by_id(rows.iter().cloned());
-    let mut sites = survey::sites(ctx, &of_sites(&holders), request).await?;
-    let namespaces = survey::namespaces_of(&sites);
-    let inside = |row: &EntityRow| {
-        row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
-    };
-    let apps = list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await?;
-    survey::set_apps(&mut sites, apps.iter().filter(|row| inside(row)));
-    survey::read_claims(ctx, &mut sites).await?;
-    rows.extend(apps.into_iter().filter(asked));
-    Ok(ScopeFacts { holders: by_id(rows), sites, others })
 }
 
 /// Whether a request that holds nothing yet has only to be ended.
@@ -369,33 +390,17 @@ async fn read_policies<'a>(
     Ok(all)
 }
 
-async fn other_requests(ctx: &Context, own: &DeletionRequest) -> Result<Vec<OpenRequest>> {
-    let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
-    let list = api.list(&ListParams::default()).await.during("list every DeletionRequest")?;
-    Ok(list
-        .into_iter()
-        .filter(|r| r.uid() != own.uid())
-        .filter(|r| !r.status.as_ref().and_then(|s| s.state).is_some_and(RequestState::is_final))
-        .map(|r| OpenRequest {
-            name: r.name_any(),
-            uid: r.uid().unwrap_or_default(),
-            created: r.meta().creation_timestamp.as_ref().map(Time::from),
-            target: r.spec.target,
-        })
-        .collect())
-}
-
 /// What the guard is tried on: the request itself, and a Site that is not being purged.
 fn probe_targets(
     request: &DeletionRequest,
     sites: &BTreeMap<String, SiteFacts>,
     planned: &[PlanEntity],
 ) -> ProbeTargets {
-    let left = planned.iter().filter(|e| e.phase != EntityPhase::Purged);
-    let mut candidates: Vec<&SiteFacts> = left.filter_map(|e| live(sites, e)).collect();
-    if planned.is_empty() {
-        candidates = sites.values().collect();
-    }
+    let left = |site: &SiteFacts| {
+        let is = |e: &&PlanEntity| e.kind == TargetKind::Site && e.uid == site.uid();
+        planned.iter().find(is).is_none_or(|e| e.phase != EntityPhase::Purged)
+    };
+    let candidates: Vec<&SiteFacts> = sites.values().filter(|site| left(site)).collect();
     let untouched = |s: &&&SiteFacts| {
         s.deletion().is_none_or(|d| d.phase == DeletionPhase::Held)
             && s.site.meta().deletion_timestamp.is_none()

@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 
 use super::decide::decide;
 use super::fixtures::{Gated, annotate, at, facts};
-use super::gates::has_started;
+use super::live::Live;
 use super::plan::scope;
 use super::world::{Crash, World};
 use crate::api::{ConditionType, Conditions, EntityPhase, Reason, RequestState, names};
@@ -95,16 +95,16 @@ fn a_cancel_before_anything_went_lets_go_of_all_of_it() {
 fn what_is_held_by_its_finalizer_has_not_begun_to_go() {
     let entity = facts(&["a"]).sites["a"].planned();
     let site = || world().facts.sites["a"].clone();
-    assert!(!has_started(&entity, &site()));
+    assert!(!Live::Site(&site()).has_started(&entity));
     let mut other = site();
     other.past_guard = false;
-    assert!(has_started(&entity, &other), "of any other request it has");
+    assert!(Live::Site(&other).has_started(&entity), "of any other request it has");
     let mut without_app = site();
     without_app.apps.clear();
-    assert!(has_started(&entity, &without_app));
+    assert!(Live::Site(&without_app).has_started(&entity));
     let mut going = site();
     terminate(going.namespaces[0].meta_mut());
-    assert!(has_started(&entity, &going));
+    assert!(Live::Site(&going).has_started(&entity));
 }
 
 #[test]

@@ -6,16 +6,19 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::gates::requester;
+use super::held::{Claim, Held};
+use super::live::Live;
 use super::observe::{Facts, OpenRequest, PolicyFacts, SiteFacts};
 use crate::api::{
-    EntityPhase, NamespaceRef, PlanApp, PlanEntity, PlanTotals, Reason, Refusal, RefusalCount,
-    TargetKind, names,
+    EntityPhase, NamespaceRef, PlanApp, PlanEntity, PlanTotals, Protection, Reason, Refusal,
+    RefusalCount, TargetKind, VolumeProtection, names,
 };
 use crate::cluster::Holder;
 
 /// How many refused ids the status names; of the others it tells the number.
 const REFUSALS_SHOWN: usize = 20;
-
+/// How many disks and workloads the plan names in all, so that its status stays small.
+const NAMES_MOST: usize = 500;
 /// How many names a message has; of the others it tells the number.
 const NAMES_SHOWN: usize = 5;
 /// The most bytes that the entities of a plan may take: a status is to stay below 256 KiB, and its
@@ -79,7 +82,12 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
     let mut policies = policies.into_values();
     match (policies.next(), policies.next()) {
         (Some(policy), None) => {
-            entities.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+            let place = |e: &PlanEntity| match e.kind {
+                TargetKind::Site => None,
+                TargetKind::App => e.namespaces.first().map(|n| n.name.clone()),
+            };
+            entities.sort_by_cached_key(|e| (e.kind, place(e), e.name.clone()));
+            shorten(&mut entities);
             fits(&entities)?;
             Ok(Scope { entities, policy: policy.clone() })
         }
@@ -120,29 +128,35 @@ fn entity<'a>(
         let message = format!("{id:?} is no {kind}, it is the id of {}", holder.describe());
         return Err((Reason::EntityTypeMismatch, message));
     }
-    if kind == TargetKind::App {
-        let message = format!(
-            "{} could not be deleted: the deletion of single Apps is not built yet",
-            holder.describe()
-        );
-        return Err((Reason::KindNotSupported, message));
-    }
-    let Some(site) = facts.sites.get(&holder.name).filter(|s| s.uid() == holder.uid) else {
-        return Err((Reason::UnknownId, format!("{} went away meanwhile", holder.describe())));
+    let gone = || (Reason::UnknownId, format!("{} went away meanwhile", holder.describe()));
+    let live = match &holder.namespace {
+        None => facts.sites.get(&holder.name).map(Live::Site),
+        Some(namespace) => {
+            let live = facts.app(namespace, &holder.name);
+            let key = (namespace.clone(), holder.name.clone());
+            if live.is_none() && facts.apps.contains_key(&key) {
+                let what = holder.describe();
+                let message = format!("{what} is in a namespace that belongs to no Site");
+                return Err((Reason::EntityNotActive, message));
+            }
+            live
+        }
     };
-    if let Some(other) = facts.others.iter().find(|other| contains(other, facts, id, site)) {
+    let live = live.filter(|live| live.uid() == holder.uid).ok_or_else(gone)?;
+    if let Some(other) = facts.others.iter().find(|other| contains(other, facts, id, live)) {
         let message =
             format!("{} is in the older open DeletionRequest {}", holder.describe(), other.name);
         return Err((Reason::InOtherRequest, message));
     }
-    if requester(facts) == Some(names::OPERATOR_USER) && !site.past_guard {
+    if requester(facts) == Some(names::OPERATOR_USER) && !live.past_guard() {
         let message =
             format!("{} is not the one that was deleted past the guard", holder.describe());
         return Err((Reason::EntityNotActive, message));
     }
-    if let Some(why) = site.not_active(&facts.request_uid()) {
+    if let Some(why) = live.not_active(&facts.request_uid()) {
         return Err((Reason::EntityNotActive, format!("{} {why}", holder.describe())));
     }
+    let site = live.site();
     let name = &site.site.spec.policy_ref.name;
     let Some(policy) = facts.policies.get(name) else {
         let message = format!(
@@ -151,16 +165,20 @@ fn entity<'a>(
         );
         return Err((Reason::PolicyNotFound, message));
     };
-    Ok((site.planned(), policy))
+    Ok((live.planned(), policy))
 }
 
-/// Whether an older open request has this id, or the Apps of this site.
-fn contains(other: &OpenRequest, facts: &Facts, id: &str, site: &SiteFacts) -> bool {
+/// Whether an older open request has this id; or, of a Site, one of its Apps; or, of an App, its
+/// Site.
+fn contains(other: &OpenRequest, facts: &Facts, id: &str, live: Live<'_>) -> bool {
     let older = (other.created, &other.uid) < (facts.created(), &facts.request_uid());
+    let has = |id: &str| other.target.ids.iter().any(|i| i == id);
+    let site = live.site();
     older
-        && match other.target.kind {
-            TargetKind::Site => other.target.ids.iter().any(|i| i == id),
-            TargetKind::App => site.apps.iter().any(|app| other.target.ids.contains(&app.spec.id)),
+        && match (live, other.target.kind) {
+            (Live::Site(_), TargetKind::Site) | (Live::App(..), TargetKind::App) => has(id),
+            (Live::Site(_), TargetKind::App) => site.apps.iter().any(|app| has(&app.spec.id)),
+            (Live::App(..), TargetKind::Site) => has(&site.site.spec.id),
         }
 }
 
@@ -186,7 +204,7 @@ impl SiteFacts {
             })
             .collect();
         apps.sort();
-        PlanEntity {
+        let mut entity = PlanEntity {
             kind: TargetKind::Site,
             id: self.site.spec.id.clone(),
             name: self.site.name_any(),
@@ -195,13 +213,49 @@ impl SiteFacts {
             priority: self.site.spec.priority,
             namespaces,
             apps,
+            site: None,
+            applied: None,
             objects: inventory.map_or(0, |i| i.objects),
             bytes: inventory.map_or(0, |i| i.bytes),
-            claims: i64::try_from(self.claims.len()).unwrap_or(i64::MAX),
+            claims: 0,
+            unprotected: 0,
+            disks: vec![],
+            runs_on: vec![],
+            scratch: vec![],
             last_backup: status.and_then(|s| s.last_backup.clone()),
             phase: EntityPhase::Planned,
+            wave: None,
             backup: None,
             purged_time: None,
+        };
+        name_disks(&mut entity, Live::Site(self));
+        entity
+    }
+}
+
+/// Writes into a planned entity what becomes of its disks, and of what runs in it.
+pub(super) fn name_disks(entity: &mut PlanEntity, live: Live<'_>) {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    entity.claims = count(live.claims().count());
+    let disk =
+        |c: &Claim| Some(VolumeProtection { claim: c.name.clone(), protection: c.protection()? });
+    entity.disks = live.claims().filter_map(disk).collect();
+    let is_bare = |d: &VolumeProtection| d.protection == Protection::None;
+    entity.disks.sort_by_key(|d| (!is_bare(d), d.claim.clone()));
+    entity.unprotected = count(entity.disks.iter().filter(|d| is_bare(d)).count());
+    entity.runs_on = live.runs_on().map(Held::path).collect();
+    entity.scratch = live.workloads().filter(|w| w.scratch).map(Held::path).collect();
+}
+
+/// Shortens the names of disks and workloads to what the status has room for.
+fn shorten(entities: &mut [PlanEntity]) {
+    let mut left = NAMES_MOST;
+    for entity in entities {
+        entity.disks.truncate(left);
+        left -= entity.disks.len();
+        for names in [&mut entity.runs_on, &mut entity.scratch] {
+            names.truncate(left);
+            left -= names.len();
         }
     }
 }

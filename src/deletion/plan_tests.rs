@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::api::names;
+use crate::api::{ConditionType, names};
 use crate::deletion::fixtures::*;
 
 fn refused_for(facts: &Facts) -> Refused {
@@ -149,7 +149,71 @@ fn site_time() -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time> {
 }
 
 #[test]
-fn apps_cannot_be_asked_for_yet_but_an_id_of_the_wrong_kind_says_so_first() {
+fn an_app_is_planned_with_its_site_and_its_objects() {
+    let facts = app_facts("a", json!({}));
+    let scope = scope(&facts).unwrap();
+    let [entity] = scope.entities.as_slice() else { panic!("{:?}", scope.entities) };
+    assert_eq!((entity.kind, entity.uid.as_str()), (TargetKind::App, "au-a-wiki"));
+    assert_eq!(entity.site.as_ref().unwrap().uid, "su-a");
+    assert_eq!(entity.namespaces[0].uid, "nu-a");
+    let applied = entity.applied.as_ref().unwrap();
+    // What left the manifests stays, and is not in it.
+    let lines = "apps/v1 Deployment web wu-a-web\nv1 ConfigMap wiki mu-wiki\n";
+    assert_eq!(applied.count, 2);
+    assert_eq!(applied.digest, crate::cluster::form::digest_of(lines.as_bytes()));
+    assert_eq!(scope.policy.name, "default");
+}
+
+/// What is changed in a request for the App `wiki` of Site `a`, and why it is refused then.
+#[test]
+fn an_app_that_cannot_be_asked_for() {
+    type Change = fn(&mut Facts);
+    let key = || ("a".to_owned(), "wiki".to_owned());
+    let table: &[(&str, Change, Reason)] = &[
+        ("gone meanwhile", |f| f.apps.clear(), Reason::UnknownId),
+        ("its Site is gone", |f| f.sites.clear(), Reason::EntityNotActive),
+        (
+            "its Site in an older request",
+            |f| f.others = vec![other("o", at(-1), TargetKind::Site, &["site-a"])],
+            Reason::InOtherRequest,
+        ),
+        (
+            "in an older request",
+            |f| f.others = vec![other("o", at(-1), TargetKind::App, &["app-a-wiki"])],
+            Reason::InOtherRequest,
+        ),
+        (
+            "its Site is held",
+            |f| hold(f.sites.get_mut("a").unwrap(), "other", "Held"),
+            Reason::EntityNotActive,
+        ),
+        ("its policy is not there", |f| f.policies.clear(), Reason::PolicyNotFound),
+    ];
+    for (what, change, expected) in table {
+        let mut facts = app_facts("a", json!({}));
+        change(&mut facts);
+        assert_eq!(refused_for(&facts).reason, *expected, "{what}");
+    }
+    for (field, value) in [
+        ("/metadata/deletionTimestamp", json!(at(0))),
+        ("/metadata/annotations", json!({ (names::ANNOTATION_RECREATE): "u" })),
+        (
+            "/status/deletion",
+            json!({ "requestRef": { "name": "o" }, "requestUid": "o", "phase": "Held" }),
+        ),
+    ] {
+        let mut facts = app_facts("a", json!({}));
+        let app = &mut facts.apps.get_mut(&key()).unwrap().app;
+        let mut value_of = json!(app);
+        let (parent, last) = field.rsplit_once('/').unwrap();
+        value_of.pointer_mut(parent).unwrap()[last] = value;
+        *app = serde_json::from_value(value_of).unwrap();
+        assert_eq!(refused_for(&facts).reason, Reason::EntityNotActive, "{field}");
+    }
+}
+
+#[test]
+fn an_id_of_the_wrong_kind_says_so_first() {
     let mut facts = asking(TargetKind::App, &["site-a", "app-1"], json!({}));
     add(&mut facts, site("a"));
     facts.holders.extend([app_holder("app-1")]);
@@ -157,7 +221,34 @@ fn apps_cannot_be_asked_for_yet_but_an_id_of_the_wrong_kind_says_so_first() {
     assert_eq!(refused.reason, Reason::EntityTypeMismatch);
     assert!(refused.message.contains(r#""site-a" is no App, it is the id of Site a"#));
     let reasons: Vec<&str> = refused.refusals.iter().map(|r| r.reason.as_str()).collect();
-    assert_eq!(reasons, ["EntityTypeMismatch", "KindNotSupported"]);
+    assert_eq!(reasons, ["EntityTypeMismatch", "UnknownId"]);
+}
+
+#[test]
+fn disks_and_what_goes_on_are_named_and_what_nothing_protects_asks_for_an_override() {
+    let mut facts = facts(&["a"]);
+    let site = facts.sites.get_mut("a").unwrap();
+    let lost = Claim { disk: crate::deletion::held::Disk::Lost, ..claim("a", "z", "Delete") };
+    let unbound = Claim { disk: crate::deletion::held::Disk::Unbound, ..lost.clone() };
+    site.claims.extend([Claim { name: "a/new".into(), ..unbound }, lost]);
+    site.held[0].scratch = true;
+    site.held.push(workload("DaemonSet", "a", "agent", json!({})));
+    let entity = scope(&facts).unwrap().entities.remove(0);
+    let disks: Vec<(&str, Protection)> =
+        entity.disks.iter().map(|d| (d.claim.as_str(), d.protection)).collect();
+    // A claim that never had a disk has none to lose.
+    assert_eq!(disks, [("a/z", Protection::None), ("a/data", Protection::RetainedDisk)]);
+    assert_eq!((entity.claims, entity.unprotected), (3, 1));
+    assert_eq!(entity.runs_on, ["DaemonSet/a/agent"]);
+    assert_eq!(entity.scratch, ["Deployment/a/web"]);
+
+    let decision = step(&mut facts.clone(), at(0));
+    assert_eq!(state(&decision), crate::api::RequestState::Refused);
+    assert_eq!(reason(&decision.status, ConditionType::WithinBlastRadius), "OverrideRequired");
+    facts.request.spec.r#override = Some(crate::api::Override { justification: "known".into() });
+    let decision = step(&mut facts, at(0));
+    assert_eq!(state(&decision), crate::api::RequestState::AwaitingApproval);
+    assert_eq!(decision.status.approvals_required, Some(3));
 }
 
 #[test]

@@ -1,10 +1,12 @@
-//! The steps of the purge of one Site, in the order that the API server's own controllers need.
-//! Pure: each look at what lives gives the next steps, so that any crash is gone on from.
+//! The steps of the purge of one entity, in the order that the API server's own controllers need.
+//! Those of a Site are here, those of an App in `apps`. Pure: each look at what lives gives the next steps, so that any crash is gone on from.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::observe::SiteFacts;
+use super::live::Live;
+use super::observe::{OwnObject, SiteFacts};
 use crate::api::{Deletion, DeletionPhase, ObjectRef, PlanEntity, names};
 use crate::cluster::Exact;
 
@@ -19,6 +21,10 @@ pub enum Step {
     DeleteApp(String, Exact),
     /// Our finalizer off an App that is being deleted; these are left.
     FinishApp(String, Exact, Vec<String>),
+    /// The owners that are left of a claim, in this namespace, that stays.
+    Disown(String, Exact, Vec<OwnerReference>),
+    /// DELETE of an object of an App, as this user, in the App's own right.
+    DeleteObject(OwnObject, String),
     /// A namespace tells for which request it is being purged.
     MarkNamespace(Exact, String),
     /// DELETE of a namespace.
@@ -29,7 +35,7 @@ pub enum Step {
     FinishSite(Exact, Vec<String>),
 }
 
-/// What comes next in the purge of a Site.
+/// What comes next in the purge of an entity.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     /// These steps, in this order.
@@ -50,10 +56,32 @@ pub fn mark(request: &str, request_uid: &str, phase: DeletionPhase) -> Deletion 
     }
 }
 
-/// What comes next: Apps first, one by one, by us (the namespace controller may not delete them,
+/// What comes next. Of a Site: Apps first, one by one, by us (the namespace controller may not delete them,
 /// and would leave the namespace Terminating for ever); then the claims' disks are looked at once
 /// more; then the namespaces; then the Site.
-pub fn next(entity: &PlanEntity, live: &SiteFacts, request: &str, request_uid: &str) -> Next {
+pub fn next(entity: &PlanEntity, live: Live<'_>, request: &str, request_uid: &str) -> Next {
+    // Before anything goes, and again each time: a claim can appear at any moment.
+    let unretained = live.unretained().into_iter().next().map(str::to_owned);
+    match live {
+        Live::Site(site) => of_site(entity, site, unretained, request, request_uid),
+        Live::App(app, _) => super::apps::next(live, app, unretained, request, request_uid),
+    }
+}
+
+/// What is said of a disk that would go.
+pub(super) fn disk_would_go(claim: &str) -> Next {
+    Next::Stalled(format!(
+        "the disk of claim {claim} would be deleted: set its volume's persistentVolumeReclaimPolicy to Retain"
+    ))
+}
+
+fn of_site(
+    entity: &PlanEntity,
+    live: &SiteFacts,
+    unretained: Option<String>,
+    request: &str,
+    request_uid: &str,
+) -> Next {
     let purging = mark(request, request_uid, DeletionPhase::Purging);
     let is_purging = |d: Option<&Deletion>| {
         d.is_some_and(|d| d.phase == DeletionPhase::Purging && d.request_uid == request_uid)
@@ -74,11 +102,8 @@ pub fn next(entity: &PlanEntity, live: &SiteFacts, request: &str, request_uid: &
             return Next::Stalled(format!("namespace {} is not the Site's", namespace.name_any()));
         }
     }
-    // Before anything goes, and again each time: a claim can appear at any moment.
-    if let Some(claim) = live.unretained().first() {
-        return Next::Stalled(format!(
-            "the disk of claim {claim} would be deleted: set its volume's persistentVolumeReclaimPolicy to Retain"
-        ));
+    if let Some(claim) = unretained {
+        return disk_would_go(&claim);
     }
     let mut steps = vec![];
     for app in &live.apps {
@@ -136,7 +161,7 @@ pub fn next(entity: &PlanEntity, live: &SiteFacts, request: &str, request_uid: &
 }
 
 /// The finalizers without ours; none when ours is not among them.
-fn without_ours(finalizers: &[String]) -> Option<Vec<String>> {
+pub(super) fn without_ours(finalizers: &[String]) -> Option<Vec<String>> {
     let left: Vec<String> = finalizers.iter().filter(|f| *f != names::FINALIZER).cloned().collect();
     (left.len() < finalizers.len()).then_some(left)
 }
@@ -155,6 +180,7 @@ impl Step {
         matches!(
             self,
             Self::DeleteApp(..)
+                | Self::DeleteObject(..)
                 | Self::DeleteNamespace(..)
                 | Self::DeleteSite(..)
                 | Self::FinishApp(..)
@@ -168,6 +194,7 @@ impl Step {
             Self::MarkNamespace(_, request_uid) => Some(
                 json!({ "metadata": { "annotations": { (names::ANNOTATION_PURGE): request_uid } } }),
             ),
+            Self::Disown(_, _, left) => Some(json!({ "metadata": { "ownerReferences": left } })),
             Self::FinishApp(_, _, left) | Self::FinishSite(_, left) => {
                 Some(json!({ "metadata": { "finalizers": left } }))
             }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::api::{EntityPhase, RequestState};
 use crate::deletion::decide::{Decision, Effect};
-use crate::deletion::fixtures::{at, namespace, production, site};
+use crate::deletion::fixtures::{at, claim, namespace, production, reclaim, site};
+use crate::deletion::held::Disk;
 use crate::deletion::world::{Crash, World};
 
 fn deletes(decision: &Decision) -> usize {
@@ -132,7 +133,7 @@ fn with_any_gate_closed_nothing_is_deleted() {
             w.store_works = false;
             w.content.insert("a".into(), "c2".into());
         }),
-        ("disk", |w| w.facts.sites.get_mut("a").unwrap().claims[0].retained = false),
+        ("disk", |w| w.facts.sites.get_mut("a").unwrap().claims[0].disk = Disk::Lost),
         ("production", |w| w.policies.get_mut("default").unwrap().spec = production()),
         ("policy gone", |w| w.policies.clear()),
         ("cancel", World::cancel),
@@ -258,6 +259,7 @@ fn another_site_of_that_name_is_never_touched() {
         let mut world = until(&["a", "b"], point);
         let mut later = site("a");
         later.site.metadata.uid = Some("later".into());
+        later.claims = vec![claim("a", "data", "Delete")];
         world.facts.sites.insert("a".into(), later.clone());
         world.run(300);
         let left = &world.facts.sites["a"];
@@ -324,7 +326,7 @@ fn an_old_leader_deletes_nothing_that_was_released() {
 fn what_holds_a_purge_is_told() {
     type Change = fn(&mut World);
     let table: &[(Change, &str)] = &[
-        (|w| w.facts.sites.get_mut("a").unwrap().claims[0].retained = false, "claim a/data"),
+        (|w| reclaim(w.facts.sites.get_mut("a").unwrap(), "Delete"), "claim a/data"),
         (
             |w| w.facts.sites.get_mut("a").unwrap().namespaces.push(namespace("a", "a-new")),
             "namespace a-new is not in the plan",

@@ -3,7 +3,7 @@
 
 use kube::ResourceExt;
 
-use super::fixtures::{app, namespace, site};
+use super::fixtures::{app, claim, namespace, reclaim, site};
 use super::world::{Crash, World};
 use crate::api::{EntityPhase, RequestState};
 
@@ -84,8 +84,11 @@ fn disturb(world: &mut World, random: &mut Random, generation: &mut u64) {
         15 => world.store_works = random.one_in(2),
         16 => {
             if let Some(live) = world.facts.sites.get_mut(target) {
-                live.claims[0].retained = !random.one_in(2);
+                // The guard is away, and somebody sets it back.
+                reclaim(live, "Delete");
             }
+            // To zero is what the hold does as well: nobody could tell.
+            world.scale(target, 1 + random.below(4) as i64);
         }
         17 if random.one_in(8) => {
             if let Some(live) = world.facts.sites.get_mut(target) {
@@ -101,7 +104,9 @@ fn disturb(world: &mut World, random: &mut Random, generation: &mut u64) {
             if let Some(live) = world.facts.sites.get_mut(target) {
                 let mut later = site(target);
                 later.site.metadata.uid = Some("later".into());
+                later.claims = vec![claim(target, "data", "Delete")];
                 *live = later;
+                world.replicas.remove(target);
             }
         }
         _ => world.vote(person),

@@ -9,22 +9,26 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
-use super::observe::{Claim, LABEL_REQUEST_UID, SiteFacts};
+use super::held::{Claim, Disk, HeldKind};
+use super::held_objects::held;
+use super::observe::{LABEL_REQUEST_UID, SiteFacts};
 use crate::api::{App, AppSpec, Backup, DeletionRequest, Site, TargetKind, Time, names};
 use crate::cluster::unexpected::asks_for;
-use crate::cluster::{Context, During, EntityRow, Result};
+use crate::cluster::{Context, During, EntityRow, Exact, Result};
 
 /// Requests that are under way at the same time.
-const CONCURRENCY: usize = 16;
+pub(super) const CONCURRENCY: usize = 16;
 /// More objects than this are not asked for one by one: all of their kind are listed, page by page.
-const MANY: usize = 100;
+pub(super) const MANY: usize = 100;
 /// Objects in one page.
 const PAGE: u32 = 500;
 /// Names in one label selector. They go in the URL, of which no more than some kB are safe.
 const NAMES: usize = 50;
 
-type Sites = BTreeMap<String, SiteFacts>;
+/// Sites by name.
+pub(super) type Sites = BTreeMap<String, SiteFacts>;
 
 /// The Sites of these names that exist, with their namespaces.
 ///
@@ -59,9 +63,16 @@ pub(super) async fn sites(
         let past_guard = site.metadata.deletion_timestamp.is_some()
             && asks_for(request, TargetKind::Site, &site.spec.id, &name, &uid);
         let namespaces = namespaces.remove(&name).unwrap_or_default();
-        let (apps, backups, claims) = (vec![], vec![], vec![]);
-        let live_digest = None;
-        let facts = SiteFacts { site, namespaces, apps, backups, claims, live_digest, past_guard };
+        let facts = SiteFacts {
+            site,
+            namespaces,
+            apps: vec![],
+            backups: vec![],
+            claims: vec![],
+            held: vec![],
+            live_digest: None,
+            past_guard,
+        };
         (name, facts)
     });
     Ok(all.collect())
@@ -73,7 +84,7 @@ pub(super) fn namespaces_of(sites: &Sites) -> HashSet<String> {
 }
 
 /// Which Site has each namespace. One that two Sites name is in both.
-fn owners(sites: &Sites) -> HashMap<String, Vec<String>> {
+pub(super) fn owners(sites: &Sites) -> HashMap<String, Vec<String>> {
     let mut owners: HashMap<String, Vec<String>> = HashMap::new();
     for (name, site) in sites {
         for namespace in &site.namespaces {
@@ -175,28 +186,41 @@ pub(super) async fn read_claims(ctx: &Context, sites: &mut Sites) -> Result<()> 
     claims.sort_by_key(|claim| (claim.namespace(), claim.name_any()));
     let volumes: BTreeSet<String> = claims.iter().filter_map(volume_of).collect();
     let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let kept = |volume: &PersistentVolume| {
-        let spec = volume.spec.as_ref();
-        spec.and_then(|s| s.persistent_volume_reclaim_policy.as_deref())
-            .is_none_or(|p| p == "Retain")
-    };
-    let lost: HashSet<String> = by_name(&api, &volumes, "PersistentVolumes")
-        .await?
-        .iter()
-        .filter(|volume| !kept(volume))
-        .map(ResourceExt::name_any)
-        .collect();
+    let volumes = by_name(&api, &volumes, "PersistentVolumes").await?;
+    let volumes: HashMap<String, PersistentVolume> =
+        volumes.into_iter().map(|volume| (volume.name_any(), volume)).collect();
     for claim in claims {
         let namespace = claim.namespace().unwrap_or_default();
         let found = Claim {
             name: format!("{namespace}/{}", claim.name_any()),
-            retained: volume_of(&claim).is_none_or(|volume| !lost.contains(&volume)),
+            exact: Exact::of(&claim),
+            owners: claim.owner_references().to_vec(),
+            disk: disk(&claim, &volumes),
         };
         for owner in owners.get(&namespace).into_iter().flatten() {
             sites.entry(owner.clone()).and_modify(|site| site.claims.push(found.clone()));
         }
     }
     Ok(())
+}
+
+/// The disk of a claim, among these volumes.
+fn disk(claim: &PersistentVolumeClaim, volumes: &HashMap<String, PersistentVolume>) -> Disk {
+    let Some(name) = volume_of(claim) else { return Disk::Unbound };
+    let bound = |volume: &&PersistentVolume| {
+        let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        reference.is_some_and(|r| {
+            r.namespace == claim.namespace()
+                && r.name == claim.metadata.name
+                && r.uid.as_ref().is_none_or(|uid| Some(uid) == claim.metadata.uid.as_ref())
+        })
+    };
+    match volumes.get(&name).filter(bound) {
+        Some(volume) => {
+            Disk::Volume(Box::new(held(HeldKind::Volume, "PersistentVolume", &json!(volume))))
+        }
+        None => Disk::Lost,
+    }
 }
 
 /// The volume of a claim, where it has one.

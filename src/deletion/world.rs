@@ -8,7 +8,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::decide::{Decision, Effect, decide};
-use super::fixtures::{annotate, approve, at, facts, ledger};
+use super::fixtures::{annotate, approve, at, claim, edited, facts, ledger};
+use super::held::{Claim, Disk, Edit, Held};
 use super::observe::{Facts, PolicyFacts, SiteFacts, next_entity};
 use super::purge::Step;
 use super::rolling::{self, Ledger};
@@ -51,6 +52,8 @@ pub struct World {
     pub deletes: Vec<(String, String)>,
     pub gone: bool,
     pub version: u64,
+    /// How many replicas somebody wants by now, by Site; at first it was 2.
+    pub replicas: BTreeMap<String, i64>,
 }
 
 fn exact<K: Resource>(object: &K, exact: &Exact) -> Result<(), String> {
@@ -62,6 +65,9 @@ impl World {
     pub fn new(sites: &[&str]) -> Self {
         let mut facts = facts(sites);
         facts.request.metadata.finalizers = None;
+        for (name, site) in &mut facts.sites {
+            site.claims = vec![claim(name, "data", "Delete")];
+        }
         Self {
             policies: facts.policies.clone(),
             content: sites.iter().map(|s| ((*s).to_owned(), "c1".to_owned())).collect(),
@@ -74,6 +80,7 @@ impl World {
             deletes: vec![],
             gone: false,
             version: 1,
+            replicas: BTreeMap::new(),
         }
     }
 
@@ -220,7 +227,8 @@ impl World {
                     found.spec.keep_until_time = Some(*until);
                 }
             }
-            Effect::Hold { site, deletion } => {
+            Effect::Hold(entity, deletion) => {
+                let site = &entity.exact;
                 let live = self.facts.sites.get_mut(&site.name).ok_or("gone")?;
                 exact(&live.site, site)?;
                 assert_eq!(deletion.phase, DeletionPhase::Held);
@@ -229,7 +237,8 @@ impl World {
                 live.site.status.get_or_insert_default().deletion = Some(deletion.clone());
                 self.touch(|f| Some(&mut f.sites.get_mut(&site.name)?.site.metadata));
             }
-            Effect::Release { site, uid } => self.release(facts, site, uid)?,
+            Effect::Edit(edit) => self.edit(edit)?,
+            Effect::Release(entity) => self.release(facts, &entity.exact)?,
             Effect::Reserve { ledger: read, text } => {
                 let there = match &self.facts.rolling.ledger {
                     Ledger::Read(exact, _) => Some(exact.clone()),
@@ -257,8 +266,52 @@ impl World {
         Ok(())
     }
 
-    fn release(&mut self, facts: &Facts, site: &str, uid: &str) -> Result<(), String> {
-        let Some(seen) = facts.sites.get(site).filter(|s| s.uid() == uid) else { return Ok(()) };
+    /// A change of what is held. One that comes too late is refused, and stops no other.
+    fn edit(&mut self, edit: &Edit) -> Result<(), String> {
+        self.version += 1;
+        let version = self.version.to_string();
+        let backed_up = |site: &SiteFacts| {
+            let verified = |b: &Backup| b.status.as_ref().is_some_and(|s| s.digest.is_some());
+            site.backups.iter().any(verified)
+        };
+        for site in self.facts.sites.values_mut() {
+            let ready = backed_up(site) && site.deletion_by("ru").is_some();
+            let kept = site.claims.iter().all(Claim::is_retained);
+            let volumes = site.claims.iter_mut().filter_map(|c| match &mut c.disk {
+                Disk::Volume(volume) => Some(&mut **volume),
+                Disk::Unbound | Disk::Lost => None,
+            });
+            for held in site.held.iter_mut().chain(volumes) {
+                if held.exact != edit.exact {
+                    continue;
+                }
+                let stopped = |h: &Held| h.value["spec"]["replicas"] == 0;
+                let before = stopped(held);
+                edited(held, edit);
+                if stopped(held) && !before {
+                    assert!(ready && kept, "stopped before its disks were kept, or not backed up");
+                }
+                held.exact.resource_version = version;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A user, or GitOps, scales a Site's workload.
+    pub fn scale(&mut self, site: &str, replicas: i64) {
+        self.version += 1;
+        if let Some(live) = self.facts.sites.get_mut(site) {
+            live.held[0].value["spec"]["replicas"] = json!(replicas);
+            live.held[0].exact.resource_version = self.version.to_string();
+            self.replicas.insert(site.to_owned(), replicas);
+        }
+    }
+
+    fn release(&mut self, facts: &Facts, wanted: &Exact) -> Result<(), String> {
+        let site = &wanted.name;
+        let seen = facts.sites.get(site).filter(|s| s.uid() == wanted.uid);
+        let Some(seen) = seen else { return Ok(()) };
         let live = self.facts.sites.get_mut(site).ok_or("gone")?;
         let version = Some((self.version + 1).to_string());
         for app in &mut live.apps {
@@ -299,6 +352,8 @@ impl World {
             assert!(d.is_some_and(|d| d.phase == DeletionPhase::Purging), "the guard denies it");
         };
         match step {
+            Step::Disown(..) => panic!("no claim stays"),
+            Step::DeleteObject(object, _) => panic!("{object:?} is no part of a Site's purge"),
             Step::MarkSite(wanted, deletion) => {
                 exact(&live.site, wanted)?;
                 live.site.status.get_or_insert_default().deletion = Some(deletion.clone());
@@ -352,51 +407,6 @@ impl World {
         Ok(())
     }
 
-    /// The invariants, at a step that destroys: from what really happened.
-    fn check_delete(&self, facts: &Facts, site: &str, step: &Step) {
-        let status = self.facts.request.status.as_ref().expect("a status");
-        let plan = status.plan.as_ref().expect("a plan");
-        let entity = plan.entities.iter().find(|e| e.name == site).expect("I1: in the plan");
-        let live = &facts.sites[site];
-        assert_eq!(live.uid(), entity.uid, "I1: that very Site");
-        let planned = match step {
-            Step::DeleteApp(_, e) | Step::FinishApp(_, e, _) => {
-                entity.apps.iter().any(|a| a.uid == e.uid)
-            }
-            Step::DeleteNamespace(e) => entity.namespaces.iter().any(|n| n.uid == e.uid),
-            Step::DeleteSite(e) | Step::FinishSite(e, _) => e.uid == entity.uid,
-            mark => panic!("{mark:?} destroys nothing"),
-        };
-        assert!(planned, "I1: {step:?} is in the plan");
-        assert_eq!(entity.phase, EntityPhase::Purging, "recorded before anything goes");
-        assert!(live.unretained().is_empty(), "I6: no disk goes");
-        if self.deletes.iter().any(|(of, _)| of == site) {
-            return;
-        }
-        // The first DELETE of this entity.
-        assert!(!facts.request.spec.cancel, "I7: cancelled");
-        assert!(facts.request.metadata.deletion_timestamp.is_none(), "I7: the request was deleted");
-        assert!(facts.guard.problems.is_empty(), "the guard is in force");
-        let head = plan.head.as_ref().unwrap();
-        let digest = super::digest::digest(head, &plan.entities);
-        let people = self.votes.iter().filter(|(_, of)| *of == digest).count();
-        let policy_now = self.policies.get("default").map(|p| p.spec.quorum.approvals);
-        let needed = head.policy.quorum.approvals.max(policy_now.unwrap_or(2));
-        assert!(people as i64 >= needed, "I2: {people} of {needed} votes");
-        let Ledger::Read(_, entries) = &self.facts.rolling.ledger else { panic!("I5: no ledger") };
-        let place = entries.iter().find(|e| e.entity_uid == entity.uid);
-        let place = place.expect("I5: a place in the ledger");
-        assert!((0..=180).contains(&at(self.time).seconds_since(place.time)), "I5: a fresh one");
-        let held = self.time - self.all_held.expect("I3: all were held");
-        assert!(held >= head.retention_seconds, "I3: {held} s of {}", head.retention_seconds);
-        let backup = live.backups.last().expect("I6: a backup");
-        let made = backup.status.as_ref().expect("I6: a verified one");
-        assert!(made.conditions.is_true(ConditionType::Verified), "I6");
-        assert_eq!(made.digest.as_ref(), self.content.get(site), "I6: shows what lives");
-        let keep = at(self.time + head.policy.backup.keep_seconds - 120);
-        assert!(backup.spec.keep_until_time.unwrap() >= keep, "I6: outlives the purge");
-    }
-
     /// What others do meanwhile: the room of Backups, and the namespace controller.
     pub fn others_act(&mut self) {
         let now = self.now();
@@ -420,28 +430,15 @@ impl World {
                 backup.status = Some(status);
             }
         }
-        let marked = |s: &SiteFacts| s.deletion_by("ru").is_some();
+        let verified = |b: &Backup| b.status.as_ref().is_some_and(|s| s.digest.is_some());
+        let marked =
+            |s: &SiteFacts| s.deletion_by("ru").is_some() && s.backups.last().is_some_and(verified);
         if self.all_held.is_none()
             && !self.facts.sites.is_empty()
             && self.facts.sites.values().all(marked)
         {
             self.all_held = Some(self.time);
         }
-    }
-
-    /// Whether a Site bears no mark and is as it was.
-    pub fn is_untouched(&self, site: &str) -> bool {
-        let Some(live) = self.facts.sites.get(site) else { return false };
-        live.deletion().is_none()
-            && live.site.metadata.deletion_timestamp.is_none()
-            && live.apps.iter().all(|a| {
-                a.metadata.deletion_timestamp.is_none()
-                    && a.status.as_ref().is_none_or(|s| s.deletion.is_none())
-            })
-            && live.namespaces.iter().all(|n| {
-                n.metadata.deletion_timestamp.is_none()
-                    && !n.annotations().contains_key(names::ANNOTATION_PURGE)
-            })
     }
 
     /// Lets time pass until the request has ended and was let go, or `most` looks.

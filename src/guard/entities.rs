@@ -38,12 +38,24 @@ pub(super) fn delete_entities() -> GuardPolicy {
                     && has(namespaceObject.metadata.deletionTimestamp)
                     && !('$FINALIZER' in oldObject.metadata.?finalizers.orValue([]))",
             ),
+            (
+                // No request can name an id that two have, and the operator puts its finalizer on
+                // whatever owns something.
+                "emptyDuplicate",
+                "!('$FINALIZER' in oldObject.metadata.?finalizers.orValue([]))
+                    && oldObject.?status.?conditions.orValue([])
+                        .exists(c, c.type == 'Ready' && c.reason == 'DuplicateId')
+                    && oldObject.?status.?namespaces.orValue([]).size() == 0
+                    && oldObject.?status.?objects.orValue([]).size() == 0",
+            ),
         ],
         checks: &[Check {
             what: "DELETE of a Site or an App",
             who: "the operator, while its status says that it is `Purging`; the namespace controller, \
-                  for an App that the operator let go in a namespace that is being deleted",
-            allow: "(variables.isOperator && variables.phase == 'Purging') || variables.letGo",
+                  for an App that the operator let go in a namespace that is being deleted; anybody, \
+                  one whose id another has and that never owned anything",
+            allow: "(variables.isOperator && variables.phase == 'Purging') || variables.letGo
+                || variables.emptyDuplicate",
             message: "Sites and Apps are deleted through a DeletionRequest only",
             explain: r#"variables.request != ''
                 ? variables.what + ' is deleted by the operator alone, when DeletionRequest '

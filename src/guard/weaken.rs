@@ -16,6 +16,7 @@ pub(super) const WHEN_LOWER: &[&str] = &[
     "quorum.overrideApprovals",
     "backup.keepSeconds",
     "backup.drillBeforePurge",
+    "waves.pauseSeconds",
 ];
 /// Fields of which a higher value is a weaker policy.
 pub(super) const WHEN_HIGHER: &[&str] = &[
@@ -24,6 +25,8 @@ pub(super) const WHEN_HIGHER: &[&str] = &[
     "blastRadius.rolling.maxEntities",
     "blastRadius.rolling.maxPercent",
     "quorum.expiresAfterSeconds",
+    "waves.first",
+    "waves.maxPercent",
 ];
 
 /// CEL for the list of fields in which `after` is weaker than `before`: those above, and each field

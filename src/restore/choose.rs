@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{PlanBackup, Reason, RestoreFailure, Time};
+use crate::api::{PlanBackup, Reason, RestoreFailure, TargetKind, Time};
 use crate::store::{CatalogueEntry, CataloguedApp, Identity, Listing, Purge, StoreError, layout};
 
 /// So many ids are named in one message.
@@ -200,26 +200,62 @@ pub fn all(listing: &Listing, purges: &[Purge]) -> Choice {
         choice.notices.push(left_out_in_words(&left_out));
     }
     choice.one_of_each_name();
+    choice.notices.extend(apps_that_come_along(&choice.chosen, listing, purges));
     choice
 }
 
-fn left_out_in_words(left_out: &[&Purge]) -> RestoreFailure {
-    let named: Vec<String> = left_out
+/// Apps that were purged after the last backup of their site was made: they are in it.
+fn apps_that_come_along(
+    chosen: &[Chosen],
+    listing: &Listing,
+    purges: &[Purge],
+) -> Option<RestoreFailure> {
+    let archives: HashMap<&str, Time> =
+        chosen.iter().map(|c| (c.backup.location.as_str(), c.time)).collect();
+    let mut having: HashMap<&str, Time> = HashMap::new();
+    for entry in &listing.entries {
+        let Some(time) = archives.get(entry.location.as_str()) else { continue };
+        let apps = entry.contents.iter().flat_map(|contents| &contents.apps);
+        having.extend(apps.map(|app| (app.id.as_str(), *time)));
+    }
+    let comes = |p: &&Purge| {
+        let archived = having.get(p.id.as_str());
+        p.kind == TargetKind::App && archived.is_some_and(|archived| *archived < p.time)
+    };
+    let along: Vec<&Purge> = purges.iter().filter(comes).collect();
+    (!along.is_empty()).then(|| RestoreFailure {
+        site: String::new(),
+        object: None,
+        reason: Reason::PurgedOnPurpose.to_string(),
+        message: format!(
+            "Apps that a DeletionRequest purged come back with their sites, whose last backups were made before that: {}. Ask for their deletion again",
+            named(&along)
+        ),
+    })
+}
+
+/// The first of these, in words.
+fn named(purges: &[&Purge]) -> String {
+    let named: Vec<String> = purges
         .iter()
         .take(NAMED)
         .map(|p| format!("{} (id {}, {} at {})", p.name, p.id, p.request, p.time))
         .collect();
-    let more = match left_out.len().saturating_sub(NAMED) {
+    let more = match purges.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(", and {more} more, see ledger/purged in the store"),
     };
+    format!("{}{more}", named.join(", "))
+}
+
+fn left_out_in_words(left_out: &[&Purge]) -> RestoreFailure {
     RestoreFailure {
         site: String::new(),
         object: None,
         reason: Reason::PurgedOnPurpose.to_string(),
         message: format!(
-            "left out, because a DeletionRequest purged them: {}{more}. To bring one back, make a Restore with the source {{\"sites\":{{\"ids\":[\"<id>\"]}}}}",
-            named.join(", ")
+            "left out, because a DeletionRequest purged them: {}. To bring one back, make a Restore with the source {{\"sites\":{{\"ids\":[\"<id>\"]}}}}",
+            named(left_out)
         ),
     }
 }

@@ -161,6 +161,22 @@ fn what_was_purged_on_purpose_stays_away() {
 }
 
 #[test]
+fn a_purged_app_that_comes_back_with_its_site_is_told() {
+    let purged = Purge { kind: TargetKind::App, ..purge("a-1", "app-uid") };
+    let told = |time| {
+        let all = listing(vec![entry("s-1", "acme", time, &[app("a-1", "shop")])]);
+        let choice = super::all(&all, std::slice::from_ref(&purged));
+        assert_eq!(chosen(&choice), [format!("acme-{time}")]);
+        choice.notices
+    };
+    let notices = told(5);
+    assert_eq!(reasons(&notices), ["PurgedOnPurpose"]);
+    assert!(notices[0].message.contains("id a-1"), "{}", notices[0].message);
+    // It was brought back since, and backed up.
+    assert_eq!(told(7), []);
+}
+
+#[test]
 fn what_cannot_be_taken_is_told() {
     let mut all = listing(vec![entry("s-1", "acme", 5, &[])]);
     let location = "sites/s-2/b.json".to_owned();

@@ -76,10 +76,14 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     }
 
     let mut effects = vec![];
-    if !facts.site.finalizers().iter().any(|f| f == names::FINALIZER) {
+    let mut problems: Vec<Problem> = duplicate(facts).into_iter().collect();
+    // One that shares its id and never had a namespace stays without our finalizer: no request can
+    // name it, and the guard lets it be deleted only while there is none.
+    let owns = !status.namespaces.is_empty();
+    let fenced = facts.site.finalizers().iter().any(|f| f == names::FINALIZER);
+    if !fenced && (problems.is_empty() || owns) {
         effects.push(Effect::AddFinalizer);
     }
-    let mut problems: Vec<Problem> = duplicate(facts).into_iter().collect();
     if problems.is_empty()
         && let Some((reason, message)) = facts.known.waits(&facts.site)
     {

@@ -152,6 +152,13 @@ fn a_duplicate_id_names_the_other_holder_and_makes_nothing() {
     assert_eq!(ready_reason(&decision), "DuplicateId");
     let message = &decision.status.conditions.get(ConditionType::Ready).unwrap().message;
     assert!(message.contains("App beta/wiki"), "{message}");
+
+    // Without our finalizer the guard lets it be deleted, as long as it never had a namespace.
+    facts.site.metadata.finalizers = None;
+    assert_eq!(decide(&facts, at(0)).effects, []);
+    let had = json!({ "namespaces": [{ "name": "acme", "uid": "n1" }] });
+    facts.site.status = serde_json::from_value(had).unwrap();
+    assert_eq!(decide(&facts, at(0)).effects, [Effect::AddFinalizer]);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod alertmanager;
 mod alerts;
 mod app;
+mod app_deletion;
 mod archive;
 mod asked;
 mod backup;
@@ -15,8 +16,10 @@ mod bad_input;
 mod demo;
 mod drill;
 mod dry_run;
+mod hold;
 mod mass;
 mod past_guard;
+mod people;
 mod process;
 mod races;
 mod restore;
@@ -25,6 +28,7 @@ mod roundtrip;
 mod schedule;
 mod site;
 mod sources;
+mod waves;
 mod writes;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]

@@ -328,6 +328,11 @@ async fn app_comes_back(stage: &Stage) {
     let old = stage.admin.get("app shop -n bolt");
     let uid = stage.uid("app shop -n bolt");
     stage.delete("app shop -n bolt");
+    let request = stage.request_of("app shop -n bolt");
+    let asked = stage.admin.until_state(&request, "AwaitingApproval");
+    let entity = &asked["status"]["plan"]["entities"][0];
+    assert_eq!((&entity["kind"], &entity["uid"]), (&json!("App"), &json!(uid)), "{entity}");
+    stage.cancel(&request);
     let live = stage.until_back("app shop -n bolt", &uid);
     let uids = |app: &Value| {
         let all = app["status"]["objects"].as_array().cloned().unwrap_or_default();
@@ -338,11 +343,7 @@ async fn app_comes_back(stage: &Stage) {
     let renewed = ["App.reprieve.dev/bolt/shop"];
     expect_back(&before, &stage.snapshot("bolt").await, &renewed, "an App");
     assert_eq!(stage.warnings("App", &uid).len(), 1, "expected one Warning");
-    let all = stage.admin.get(&format!("dreq -l {LABEL}"));
-    let mut all = all["items"].as_array().into_iter().flatten();
-    let asked = all.find(|r| r["spec"]["target"]["kind"] == "App").cloned().unwrap_or_default();
-    expect("state", "Refused", &asked["status"]["state"], &asked);
-    expect_condition(&asked, "ScopeValid", &["KindNotSupported"]);
+    stage.admin.until_state(&request, "Cancelled");
     stage.admin.apply(&sample(APP, "bolt", 2)).worked();
 }
 
@@ -482,7 +483,8 @@ async fn crds(stage: &mut Stage) {
     stage.restart().await;
     // One command keeps them all.
     stage.admin.kubectl(&format!("delete dreq -l {LABEL} --timeout=60s")).worked();
-    let gone = "wait --for=delete crd/sites.reprieve.dev crd/apps.reprieve.dev --timeout=60s";
+    let gone = "wait --for=delete crd/sites.reprieve.dev crd/apps.reprieve.dev --timeout=120s";
+    // The API server looks for what is left of a kind in rounds of a minute.
     stage.admin.kubectl(gone).worked();
     // It outlives that, and can be started in it.
     assert!(stage.operator.process_mut().is_running(), "{}", stage.operator.process().log_tail(20));

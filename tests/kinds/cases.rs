@@ -38,6 +38,8 @@ pub fn base(kind: &str) -> Value {
             },
             "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
             "backup": {"keepSeconds": 2_592_000, "drillBeforePurge": true, "drilledWithinSeconds": 2_764_800},
+            "quarantine": "ScaleDown",
+            "waves": {"first": 1, "maxPercent": 10, "pauseSeconds": 60},
             "alerts": {
                 "alertmanager": {
                     "url": "https://alertmanager.monitoring.svc:9093/prefix",

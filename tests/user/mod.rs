@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use reprieve::cluster::collect::{Freshness, collect};
 use reprieve::cluster::discover::discover;
+use reprieve::cluster::form::{ObjectKey, root_digest};
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
 
@@ -328,6 +329,24 @@ impl Snapshot {
                 .map(|o| (o.key.to_string(), o.uid, o.digest))
                 .collect(),
         }
+    }
+
+    /// The UID of an object.
+    #[track_caller]
+    pub fn uid(&self, key: &str) -> String {
+        let found = self.objects.iter().find(|o| o.0 == key);
+        found.unwrap_or_else(|| panic!("no {key} among {:?}", self.objects)).1.clone()
+    }
+
+    /// The same without these objects.
+    pub fn without(&self, keys: &[&str]) -> Self {
+        let stays = |o: &(String, String, String)| !keys.contains(&o.0.as_str());
+        let all = self.objects.iter().zip(&self.forms).filter(|(o, _)| stays(o));
+        let (objects, forms): (Vec<_>, Vec<_>) = all.map(|(o, f)| (o.clone(), f.clone())).unzip();
+        let parsed: Vec<ObjectKey> =
+            objects.iter().map(|o| o.0.parse().expect("the key of an object")).collect();
+        let root = root_digest(parsed.iter().zip(&objects).map(|(key, o)| (key, o.2.as_str())));
+        Self { root, objects, forms }
     }
 
     /// Everything is untouched: the same objects, by UID, with the same content.

@@ -1,0 +1,119 @@
+//! Reads what a request names: by its ids while the plan is made, by its plan from then on. Live
+//! reads, every one.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use kube::api::{Api, ListParams};
+use kube::{Resource, ResourceExt};
+
+use super::app_objects::observe_apps;
+use super::observe::{AppFacts, OpenRequest, SiteFacts};
+use super::{held_objects, survey};
+use crate::api::{DeletionRequest, PlanEntity, RequestState, Target, TargetKind, Time};
+use crate::cluster::{
+    Context, During, EntityRow, FEW_IDS, Holder, Result, by_id, list_entities, lookup,
+};
+
+/// A request of more ids does not name its workloads one by one.
+const SHOWN_MOST: usize = 100;
+
+/// What the scope of a request is decided on.
+#[derive(Default)]
+pub(super) struct ScopeFacts {
+    pub holders: HashMap<String, Vec<Holder>>,
+    pub sites: BTreeMap<String, SiteFacts>,
+    pub apps: BTreeMap<(String, String), AppFacts>,
+    pub others: Vec<OpenRequest>,
+}
+
+/// Reads what the plan names, with everything that a hold changes.
+pub(super) async fn observe_planned(
+    ctx: &Context,
+    request: &DeletionRequest,
+    planned: &[PlanEntity],
+) -> Result<ScopeFacts> {
+    let of_app = |e: &PlanEntity| Some((e.namespaces.first()?.name.clone(), e.name.clone()));
+    let of_apps = planned.iter().filter(|e| e.kind == TargetKind::App).filter_map(of_app);
+    let apps = observe_apps(ctx, of_apps.collect(), request).await?;
+    let of_sites = planned.iter().filter(|e| e.kind == TargetKind::Site);
+    let names = of_sites.map(|e| e.name.clone()).chain(sites_of(&apps)).collect();
+    let mut sites = survey::sites(ctx, &names, request).await?;
+    survey::read_apps(ctx, &mut sites).await?;
+    survey::read_claims(ctx, &mut sites).await?;
+    survey::read_backups(ctx, &mut sites, request).await?;
+    held_objects::read(ctx, &mut sites).await?;
+    Ok(ScopeFacts { sites, apps, ..Default::default() })
+}
+
+/// The names of the Sites that these Apps are in.
+fn sites_of(apps: &BTreeMap<(String, String), AppFacts>) -> impl Iterator<Item = String> {
+    apps.values().map(|app| app.site.clone()).filter(|site| !site.is_empty())
+}
+
+/// Looks every id up, and reads what they name. Of each App that is in a Site that is asked for,
+/// what a list of all Apps shows is enough for a plan: its id, its name and its UID.
+pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> Result<ScopeFacts> {
+    let Target { kind, ids } = &request.spec.target;
+    let others = other_requests(ctx, request).await?;
+    let few = ids.len() <= FEW_IDS;
+    let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    let asked = |row: &EntityRow| wanted.contains(row.id.as_str());
+    let mut holders = match few {
+        true => lookup(&ctx.client, ids).await?,
+        false => by_id(list_entities(&ctx.client, TargetKind::Site, asked).await?),
+    };
+    let mut apps = BTreeMap::new();
+    if *kind == TargetKind::App {
+        if !few {
+            let rows = list_entities(&ctx.client, TargetKind::App, asked).await?;
+            add(&mut holders, by_id(rows));
+        }
+        // An id of the other kind refuses the request: nothing more is asked of what has it.
+        let all = holders.values().flatten().filter(|h| h.kind == TargetKind::App);
+        let keys = all.filter_map(|h| Some((h.namespace.clone()?, h.name.clone()))).collect();
+        apps = observe_apps(ctx, keys, request).await?;
+    }
+    let of_sites = holders.values().flatten();
+    let of_sites = of_sites.filter(|h| h.kind == *kind && h.kind == TargetKind::Site);
+    let names = of_sites.map(|h| h.name.clone()).chain(sites_of(&apps)).collect();
+    let mut sites = survey::sites(ctx, &names, request).await?;
+    if few {
+        survey::read_apps(ctx, &mut sites).await?;
+    } else if *kind == TargetKind::Site {
+        let namespaces = survey::namespaces_of(&sites);
+        let inside = |row: &EntityRow| {
+            row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
+        };
+        let listed =
+            list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await?;
+        survey::set_apps(&mut sites, listed.iter().filter(|row| inside(row)));
+        add(&mut holders, by_id(listed.into_iter().filter(asked)));
+    }
+    survey::read_claims(ctx, &mut sites).await?;
+    if ids.len() <= SHOWN_MOST {
+        held_objects::read(ctx, &mut sites).await?;
+    }
+    Ok(ScopeFacts { holders, sites, apps, others })
+}
+
+fn add(holders: &mut HashMap<String, Vec<Holder>>, more: HashMap<String, Vec<Holder>>) {
+    for (id, mut more) in more {
+        holders.entry(id).or_default().append(&mut more);
+    }
+}
+
+async fn other_requests(ctx: &Context, own: &DeletionRequest) -> Result<Vec<OpenRequest>> {
+    let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
+    let list = api.list(&ListParams::default()).await.during("list every DeletionRequest")?;
+    Ok(list
+        .into_iter()
+        .filter(|r| r.uid() != own.uid())
+        .filter(|r| !r.status.as_ref().and_then(|s| s.state).is_some_and(RequestState::is_final))
+        .map(|r| OpenRequest {
+            name: r.name_any(),
+            uid: r.uid().unwrap_or_default(),
+            created: r.meta().creation_timestamp.as_ref().map(Time::from),
+            target: r.spec.target,
+        })
+        .collect())
+}
