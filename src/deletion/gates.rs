@@ -15,9 +15,7 @@ use crate::api::{
     NamespaceRef, Plan, PlanApp, PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time,
     names,
 };
-
-/// By how much the operator's clock and the API server's may differ, in seconds.
-const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+use crate::cluster::clock_skew;
 
 /// What a gate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -417,8 +415,7 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
 
 /// By how much the operator's clock and the API server's disagree, in words, if they do.
 pub fn clocks_disagree(case: &Case<'_>) -> Option<String> {
-    let skew = case.now.seconds_since(case.facts.api_time);
-    (skew.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+    clock_skew(case.now, case.facts.api_time).map(|skew| {
         format!("the operator's clock and the API server's differ by {skew} s: set them right")
     })
 }

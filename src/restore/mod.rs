@@ -11,6 +11,8 @@ mod choose;
 mod compare;
 mod create;
 pub mod decide;
+#[cfg(test)]
+mod fixtures;
 mod gate;
 mod going;
 mod index;
@@ -43,7 +45,6 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store as Seen};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
 use crate::api::{Restore, Time};
@@ -113,7 +114,6 @@ async fn reconcile(room: Room, restore: Arc<Restore>) -> Result<Action> {
     };
     let kept = room.remember(&uid, &restore.name_any()).await;
     let mut memories = kept.memories.lock().await;
-    let begun = json!(facts.restore.metadata.creation_timestamp);
     let created = facts.restore.metadata.creation_timestamp.as_ref().map(Time::from);
     let mut mass = ctx.clone();
     mass.client = ctx.bulk.clone();
@@ -122,7 +122,6 @@ async fn reconcile(room: Room, restore: Arc<Restore>) -> Result<Action> {
         store: room.store.clone(),
         restore: facts.restore.name_any(),
         uid: uid.clone(),
-        begun: begun.as_str().unwrap_or_default().to_owned(),
         created: created.unwrap_or_else(|| ctx.now()),
         on_conflict: facts.restore.spec.on_conflict,
         stages: mark::Stages::default(),
@@ -266,7 +265,7 @@ impl Room {
         let all = self.remembered.lock().await;
         for live in self.seen.state() {
             let Ok(restore) = &live.0 else { continue };
-            if !decide::has_ended(restore.status.as_ref()) {
+            if !restore.has_ended() {
                 let runs = restore.uid().is_some_and(|uid| all.contains_key(&uid));
                 *restores.entry(if runs { "running" } else { "waiting" }).or_default() += 1;
             }

@@ -24,6 +24,7 @@ mod roundtrip;
 mod schedule;
 mod site;
 mod sources;
+mod writes;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;
