@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::alerts::Stage;
-use crate::user::{PATIENCE, Snapshot, User, condition};
+use crate::user::{Snapshot, User, condition};
 use chrono::{DateTime, Utc};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 /// Requests, and Sites of each.
 const REQUESTS: usize = 14;
 const SITES: usize = 3;
+/// For how long a request is waited for: until the last one is held, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Between the beginning of a purge and its cancel, from one request to the next.
 const STEP: Duration = Duration::from_millis(200);
 
