@@ -301,7 +301,7 @@ fn fail_and_clean_up(
 }
 
 /// The Restore of this run, and not somebody else's of that name.
-fn own<'a>(facts: &'a Facts) -> Option<&'a Restore> {
+fn own(facts: &Facts) -> Option<&Restore> {
     let restore = facts.restore.as_ref()?;
     let uid = facts.drill.uid();
     let drill = restore.spec.source.drill.as_ref()?;
