@@ -17,13 +17,15 @@ const ORDER: [&[&str]; 7] = [
 ];
 
 /// The files of each room that decide: they get facts and the time, and give effects.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "decide.rs",
     "hold.rs",
     "purge.rs",
     "gates.rs",
+    "alerts.rs",
     "backups.rs",
     "drilled.rs",
+    "rolling.rs",
     "plan.rs",
     "digest.rs",
     "queue.rs",

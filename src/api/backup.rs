@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Time};
+use super::{Condition, ConditionType, Conditions, Time};
 
 /// Which site to back up, and why.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,6 +114,13 @@ pub enum BackupPurpose {
     Manual,
     /// For a drill.
     Drill,
+}
+
+impl Backup {
+    /// Whether it was read back, and every digest matched.
+    pub fn is_verified(&self) -> bool {
+        self.status.as_ref().is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
+    }
 }
 
 /// What is known of a Backup.

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use super::{Condition, ObjectRef};
 
 /// The rules under which entities may be deleted.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,7 @@ use super::Condition;
     validation = Rule::new("self.retention.minimumSeconds <= self.retention.defaultSeconds && self.retention.defaultSeconds <= self.retention.maximumSeconds").message("retention must have minimumSeconds <= defaultSeconds <= maximumSeconds"),
     validation = Rule::new("self.blastRadius.maxEntities <= self.blastRadius.hardMaxEntities").message("blastRadius.maxEntities must not exceed hardMaxEntities"),
     validation = Rule::new("self.environment == 'Development' || self.blastRadius.hardMaxEntities <= 100").message("blastRadius.hardMaxEntities must be at most 100 in Production"),
+    validation = Rule::new("self.environment == 'Development' || self.blastRadius.rolling.windowSeconds >= 86400").message("blastRadius.rolling.windowSeconds must be at least 86400 (24 h) in Production"),
     validation = Rule::new("self.environment == 'Development' || self.quorum.approvals >= 2").message("quorum.approvals must be at least 2 in Production"),
     validation = Rule::new("self.quorum.approvals <= self.quorum.overrideApprovals").message("quorum.overrideApprovals must be at least quorum.approvals")
 )]
@@ -75,6 +76,10 @@ pub struct DeletionPolicySpec {
     /// What is asked of the backups.
     #[serde(default)]
     pub backup: BackupRequirement,
+    /// Where alerts are asked for: one that nobody expected cancels a request. Without it nothing is
+    /// purged in Production; Development goes without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Alerts>,
 }
 
 /// What a cluster is used for.
@@ -118,11 +123,37 @@ pub struct BlastRadius {
     /// The most entities of one request, whatever it says. At most 100 in Production. Default 100.
     #[schemars(range(min = 1, max = 1000))]
     pub hard_max_entities: i64,
+    /// The most entities of one kind in a span of time, over all requests.
+    pub rolling: Rolling,
 }
 
 impl Default for BlastRadius {
     fn default() -> Self {
-        Self { max_entities: 10, hard_max_entities: 100 }
+        Self { max_entities: 10, hard_max_entities: 100, rolling: Rolling::default() }
+    }
+}
+
+/// How many entities of one kind may go in a span of time, over all requests and policies. Each
+/// counts from when its purge begins, whatever policy it was under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rolling {
+    /// The span, in seconds. At least 86400 in Production, at most 604800 (7 d). Default 86400
+    /// (24 h).
+    #[schemars(range(min = 10, max = 604800))]
+    pub window_seconds: i64,
+    /// The most entities of a kind in that span. Default 50.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_entities: i64,
+    /// The most entities of a kind in that span, in percent of those that there are and those that
+    /// went in that span, rounded up. Default 5.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_percent: i64,
+}
+
+impl Default for Rolling {
+    fn default() -> Self {
+        Self { window_seconds: 86_400, max_entities: 50, max_percent: 5 }
     }
 }
 
@@ -172,6 +203,76 @@ impl Default for BackupRequirement {
     }
 }
 
+/// Where alerts are asked for, and which count. An alert counts for an entity when its label
+/// `namespace` is one of the entity's namespaces, when its label `site` is the Site's name or id, or
+/// when it fits the matchers. One that is silenced or inhibited counts like any other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Alerts {
+    /// The Alertmanager that is asked.
+    pub alertmanager: Alertmanager,
+    /// Matchers as in a route of Alertmanager: an alert that fits all of them counts as well,
+    /// whatever it is about. Example: `["severity=\"critical\"", "team=~\"platform|storage\""]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 20),
+        inner(
+            length(min = 1, max = 1024),
+            regex(pattern = r"^\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=)")
+        ),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub matchers: Vec<String>,
+    /// Names of alerts that never count. Default: `["InfoInhibitor"]`, which only mutes others.
+    #[serde(default = "Alerts::default_ignore")]
+    #[schemars(
+        length(max = 100),
+        inner(length(min = 1, max = 253)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub ignore: Vec<String>,
+    /// Name of the alert that always fires: without it, told within the last 5 minutes, nobody knows
+    /// whether the others would come. It never counts itself. Default: `Watchdog`.
+    #[serde(default = "Alerts::default_watchdog")]
+    #[schemars(length(min = 1, max = 253))]
+    pub watchdog: String,
+}
+
+impl Alerts {
+    fn default_ignore() -> Vec<String> {
+        vec!["InfoInhibitor".to_owned()]
+    }
+
+    fn default_watchdog() -> String {
+        "Watchdog".to_owned()
+    }
+}
+
+/// How an Alertmanager is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Alertmanager {
+    /// Its URL, to which `/api/v2/alerts` is added. No user, no query. Example:
+    /// `http://alertmanager-operated.monitoring.svc:9093`.
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"))]
+    pub url: String,
+    /// How long an answer may take as a whole, in seconds. Default 5.
+    #[serde(default = "Alertmanager::default_timeout")]
+    #[schemars(range(min = 1, max = 30))]
+    pub timeout_seconds: i64,
+    /// A Secret in the operator's namespace, of type `reprieve.dev/alertmanager` (any other is not
+    /// read), with what is needed of: `token` (a bearer token), `username` and `password`, `ca.crt`
+    /// (the authorities, in PEM, that its certificate is checked by, in place of the system's).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<ObjectRef>,
+}
+
+impl Alertmanager {
+    fn default_timeout() -> i64 {
+        5
+    }
+}
+
 impl DeletionPolicySpec {
     /// The policy that holds where a Site names `default` and there is none: Production, with the
     /// defaults.
@@ -182,6 +283,7 @@ impl DeletionPolicySpec {
             blast_radius: BlastRadius::default(),
             quorum: Quorum::default(),
             backup: BackupRequirement::default(),
+            alerts: None,
         }
     }
 }

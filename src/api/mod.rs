@@ -24,8 +24,8 @@ pub use backup::{
 pub use condition::{Condition, ConditionStatus, ConditionType, Conditions};
 pub use crds::{CRD_FILES, crds};
 pub use deletion_policy::{
-    BackupRequirement, BlastRadius, DeletionPolicy, DeletionPolicySpec, DeletionPolicyStatus,
-    Environment, Quorum, Retention,
+    Alertmanager, Alerts, BackupRequirement, BlastRadius, DeletionPolicy, DeletionPolicySpec,
+    DeletionPolicyStatus, Environment, Quorum, Retention, Rolling,
 };
 pub use deletion_request::{
     Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase, Override,

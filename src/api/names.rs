@@ -71,6 +71,9 @@ pub const OPERATOR_ACCOUNT: &str = "reprieve";
 pub const OPERATOR_USER: &str = "system:serviceaccount:reprieve-system:reprieve";
 /// The Lease in the operator's namespace that the one operator which works holds.
 pub const LEASE: &str = "reprieve";
+/// The ConfigMap in the operator's namespace that tells what was purged lately, over all requests:
+/// the rolling limit goes by it. Only the operator may write it, and nobody delete it.
+pub const LEDGER: &str = "reprieve-purges";
 /// Prefix of every service account's user name: a service account is not a person.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 

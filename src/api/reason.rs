@@ -107,6 +107,10 @@ reasons! {
     OverrideRequired,
     /// The window asked for is outside the policy's bounds.
     RetentionOutOfBounds,
+    /// As many entities went lately, over all requests, as the rolling limit allows.
+    RollingLimitReached,
+    /// The ledger of the rolling limit is missing or cannot be read.
+    LedgerUnavailable,
 
     // Gate 3, guard.
     /// Every admission policy is in force, unchanged.
@@ -153,6 +157,18 @@ reasons! {
     // Gate 7, alerts.
     /// No source of alerts is configured.
     NotConfigured,
+    /// No unexpected alert fires, and the source of alerts is alive.
+    AlertsClear,
+    /// An alert fires that nobody expected.
+    UnexpectedAlert,
+    /// The source of alerts gives no answer.
+    AlertSourceDown,
+    /// What the source of alerts answers cannot be read.
+    AlertSourceInvalid,
+    /// The alert that always fires is not there, or is old.
+    WatchdogMissing,
+    /// A matcher of the policy cannot be read.
+    InvalidMatcher,
 
     // The end of a request.
     /// It waits for an earlier gate.
@@ -163,6 +179,8 @@ reasons! {
     Purging,
     /// A user cancelled the request.
     CancelledByUser,
+    /// An alert that nobody expected cancelled the request.
+    CancelledByAlert,
     /// The request itself was deleted, which cancels it.
     RequestDeleted,
     /// The entity was released, as it was.

@@ -68,7 +68,7 @@ pub struct RestoreSpec {
     /// What to restore: exactly one source. Immutable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("source is immutable: make another Restore"))]
     pub source: RestoreSource,
-    /// How many sites are restored at the same time, 1 to 64. Default 8. How many requests are in
+    /// How many sites are restored at the same time, 1 to 64. Default 16. How many requests are in
     /// flight follows how fast the API server answers, over all Restores together.
     #[serde(default = "default_parallelism")]
     #[schemars(range(min = 1, max = 64))]
@@ -96,7 +96,7 @@ pub enum OnConflict {
 }
 
 fn default_parallelism() -> i32 {
-    8
+    16
 }
 
 /// Where the backups to restore from are named.
@@ -217,6 +217,13 @@ pub struct RestoreIds {
 pub enum RestoreStore {
     /// Every site.
     All,
+}
+
+impl Restore {
+    /// Whether it has ended, well or not.
+    pub fn has_ended(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.completion_time.is_some())
+    }
 }
 
 /// What is known of a Restore.

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{BackupPurpose, Time};
+use crate::cluster::clock_skew;
 use crate::store::{ArchiveFile, CatalogueEntry, Shelf};
 
 /// How old an archive without a catalogue entry must be, in seconds: nobody is at it any more.
 const LEFT_OVER: i64 = 86_400;
-/// By how many seconds the two clocks may disagree.
-const SKEW: i64 = 60;
 
 /// What is known of the site whose backups these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +45,7 @@ pub struct Verdict {
 /// # Errors
 /// The operator's clock and the API server's disagree.
 pub fn time(own: Time, api_server: Time) -> Result<Time, String> {
-    let skew = own.seconds_since(api_server);
-    if skew.abs() > SKEW {
+    if clock_skew(own, api_server).is_some() {
         return Err(format!(
             "the operator's clock says {own}, the API server's {api_server}: no backup expires until they agree"
         ));

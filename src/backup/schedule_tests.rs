@@ -140,6 +140,16 @@ fn missed_ones_are_made_up_for_once() {
 }
 
 #[test]
+fn a_slot_begins_later_by_what_is_the_sites_own() {
+    let site = site("0 * * * *", None, "2026-06-01T08:00:00Z");
+    let begins = time("2026-06-01T09:00:00Z").plus_seconds(jitter(&site));
+    assert!(jitter(&site) > 1);
+    let before = decide(&site, begins.plus_seconds(-1));
+    assert_eq!((before.due, before.next), (None, Some(begins)));
+    assert_eq!(decide(&site, begins).due.unwrap().0, time("2026-06-01T09:00:00Z"));
+}
+
+#[test]
 fn one_slot_has_one_name() {
     let site = site("0 * * * *", None, "2026-06-01T03:00:00Z");
     let (slot, backup) = decide(&site, time("2026-06-01T09:40:00Z")).due.unwrap();

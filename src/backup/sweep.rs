@@ -13,7 +13,7 @@ use crate::api::{
     Backup, DeletionRequest, EntityPhase, Reason, RequestState, Restore, Site, TargetKind, Time,
 };
 use crate::cluster::{
-    Context, During, Error, Exact, Note, Result, Shutdown, api_server_time, delete_exact,
+    Context, During, Error, Exact, Note, Pages, Result, Shutdown, api_server_time, delete_exact,
 };
 use crate::store::{CatalogueEntry, Store};
 
@@ -172,7 +172,7 @@ async fn ask(ctx: &Context, id: &str) -> Result<Asked> {
 async fn running(ctx: &Context) -> Result<Option<String>> {
     let mut all = every::<Restore>(ctx, "list every Restore").await?.into_iter();
     let runs = |restore: &DeserializeGuard<Restore>| match &restore.0 {
-        Ok(restore) => restore.status.as_ref().is_none_or(|s| s.completion_time.is_none()),
+        Ok(restore) => !restore.has_ended(),
         Err(_) => true,
     };
     Ok(all.find(runs).map(|restore| restore.name_any()))
@@ -191,16 +191,14 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let api: Api<DeserializeGuard<K>> = Api::all(ctx.client.clone());
-    let mut params = ListParams::default().limit(PAGE);
     let mut all = vec![];
-    loop {
-        let page = api.list(&params).await.during(doing)?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
+    let mut pages = Pages::of(PAGE);
+    while let Some(params) = pages.next() {
+        let page = api.list(params).await.during(doing)?;
+        pages.turn(&page.metadata);
+        all.extend(page);
     }
+    Ok(all)
 }
 
 /// Says that a backup has expired, and takes its Backup out of the cluster: it speaks of nothing.
@@ -242,8 +240,7 @@ pub async fn trim(ctx: &Context, store: &Store, known: Vec<Backup>) -> Result<()
     }
     for restore in every::<Restore>(ctx, "list every Restore").await? {
         let Ok(restore) = restore.0 else { return Ok(()) };
-        let ended = restore.status.as_ref().is_some_and(|s| s.completion_time.is_some());
-        if !ended {
+        if !restore.has_ended() {
             let refs = restore.spec.source.backup_refs.into_iter().flatten();
             referenced.extend(refs.map(|backup| backup.name));
         }
@@ -266,7 +263,7 @@ pub async fn trim(ctx: &Context, store: &Store, known: Vec<Backup>) -> Result<()
 
 /// Whether the catalogue knows all that a Backup says: until when it is to be kept may have grown.
 async fn is_told_by_the_catalogue(store: &Store, backup: &Backup) -> Result<bool> {
-    if !trim::is_verified(backup) {
+    if !backup.is_verified() {
         return Ok(true);
     }
     let location = backup.status.as_ref().and_then(|s| s.location.clone()).unwrap_or_default();

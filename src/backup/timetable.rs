@@ -100,7 +100,7 @@ async fn once(ctx: &Context, name: &str) -> Result<Option<Time>> {
         return Ok(None);
     };
     let now = ctx.now();
-    let mut decision = schedule::decide(&site, now);
+    let decision = schedule::decide(&site, now);
     if let Some((_, backup)) = &decision.due {
         if is_busy(ctx, &site).await? {
             return Ok(Some(now.plus_seconds(AGAIN)));
@@ -108,13 +108,11 @@ async fn once(ctx: &Context, name: &str) -> Result<Option<Time>> {
         let backups: Api<Backup> = Api::all(ctx.client.clone());
         create_if_absent(&backups, backup).await?;
     }
-    let next = decision.next;
     if let Some(status) = said(&site, &decision, now) {
         write(&sites, &site, &status).await?;
     }
-    decision.due = None;
     // Paused: the Site says when that ends, by a change.
-    Ok(next)
+    Ok(decision.next)
 }
 
 /// Whether the Backup of the last slot is still being made: one at a time.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 
 use super::decide::has_ended;
-use crate::api::{Backup, BackupPurpose, ConditionType, Conditions, Time};
+use crate::api::{Backup, BackupPurpose, Time};
 
 /// How many verified Backups of a site stay.
 const STAY: usize = 3;
@@ -24,26 +24,21 @@ pub fn too_many<'a>(
     let mut verified = 0;
     all.into_iter()
         .filter(|backup| {
-            if is_verified(backup) {
+            if backup.is_verified() {
                 verified += 1;
             }
             // What failed for ever goes with what was verified before it.
-            verified > STAY || (verified == STAY && !is_verified(backup))
+            verified > STAY || (verified == STAY && !backup.is_verified())
         })
         .filter(|b| b.status.as_ref().is_some_and(|s| has_ended(&s.conditions)))
         .filter(|b| !referenced.contains(&b.name_any()))
         // Its keepUntilTime is what a purge has made of it.
         .filter(|b| {
             b.spec.purpose != BackupPurpose::BeforeDeletion
-                || !is_verified(b)
+                || !b.is_verified()
                 || b.spec.keep_until_time.is_some_and(|until| until < now)
         })
         .collect()
-}
-
-/// Whether a Backup was read back.
-pub fn is_verified(backup: &Backup) -> bool {
-    backup.status.as_ref().is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
 }
 
 #[cfg(test)]

@@ -7,6 +7,16 @@ use kube::client::Body;
 use super::{During, Error, Result};
 use crate::api::Time;
 
+/// By how much the operator's clock and the API server's may differ, in seconds.
+const TOLERANCE: i64 = 60;
+
+/// By how many seconds the operator's clock is ahead of the API server's, if the two disagree.
+/// Pure.
+pub fn clock_skew(own: Time, api_server: Time) -> Option<i64> {
+    let skew = own.seconds_since(api_server);
+    (skew.abs() > TOLERANCE).then_some(skew)
+}
+
 /// The time by the API server's clock: the `Date` header (RFC 9110, 6.6.1) of a small request.
 ///
 /// # Errors

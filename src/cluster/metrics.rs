@@ -30,12 +30,19 @@ pub struct Metrics {
     pub warnings: Family<Warned, Counter>,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
+    /// DeletionRequests that ended, by state and reason.
+    pub requests_ended: Family<Ended, Counter>,
+    requests: Family<InState, Gauge>,
+    gates: Family<Gate, Gauge>,
+    open: Mutex<Option<CountRequests>>,
     /// Archives that were taken out of the store because they had expired.
     pub expired_archives: Counter,
     /// Deletes that got past the guard, by kind.
     pub unexpected_deletes: Family<Kind, Counter>,
     /// Entities that were deleted past the guard and are not created anew, or purged, yet, by kind.
     pub unexpected_deletes_open: Family<Kind, Gauge>,
+    /// Whether a source of alerts answered when it was last asked.
+    pub alert_source_up: Family<Source, Gauge>,
     /// Time of the last successful answer of the API server, as a Unix time.
     pub last_contact: Gauge<f64, AtomicU64>,
     /// Whether this process holds the lease.
@@ -64,6 +71,45 @@ pub struct Counts {
     pub backing_off: usize,
     /// Objects that do not parse.
     pub unparsable: usize,
+}
+
+/// What is counted of DeletionRequests when Prometheus asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// Requests, by state.
+    pub states: BTreeMap<String, usize>,
+    /// Gates of open requests that are not open, by condition and reason.
+    pub gates: BTreeMap<(String, String), usize>,
+}
+
+struct CountRequests(Box<dyn Fn() -> RequestCounts + Send + Sync>);
+
+impl fmt::Debug for CountRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountRequests")
+    }
+}
+
+/// Labels of the gauge of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    state: String,
+}
+
+/// Labels of the gauge of gates.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Gate {
+    gate: String,
+    reason: String,
+}
+
+/// Labels of [`Metrics::requests_ended`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Ended {
+    /// The state in which it ended.
+    pub state: String,
+    /// Why, as the condition `Succeeded` has it.
+    pub reason: String,
 }
 
 struct CountOf(Box<dyn Fn() -> Counts + Send + Sync>);
@@ -104,6 +150,13 @@ pub struct Warned {
 pub struct Kind {
     /// The kind of entity.
     pub kind: String,
+}
+
+/// Labels of [`Metrics::alert_source_up`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Source {
+    /// Its URL.
+    pub url: String,
 }
 
 /// Labels of [`Metrics::restores`].
@@ -148,6 +201,24 @@ impl Metrics {
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
+        let requests_ended = Family::default();
+        registry.register(
+            "requests_ended",
+            "DeletionRequests that ended, by state and reason",
+            requests_ended.clone(),
+        );
+        let requests = Family::default();
+        registry.register(
+            "requests",
+            "DeletionRequests that there are, by state",
+            requests.clone(),
+        );
+        let gates = Family::default();
+        registry.register(
+            "closed_gates",
+            "Gates of open DeletionRequests that are not open, by condition and reason",
+            gates.clone(),
+        );
         let expired_archives = Counter::default();
         registry.register(
             "expired_archives",
@@ -171,6 +242,12 @@ impl Metrics {
             let kind = Kind { kind: kind.to_owned() };
             let _ = Family::<Kind, Counter>::get_or_create(&unexpected_deletes, &kind);
         }
+        let alert_source_up = Family::default();
+        registry.register(
+            "alert_source_up",
+            "1 if this source of alerts gave an answer that can be read when an open request last asked it, else 0",
+            alert_source_up.clone(),
+        );
         let last_contact = Gauge::default();
         registry.register(
             "last_contact_timestamp_seconds",
@@ -247,6 +324,11 @@ impl Metrics {
             expired_archives,
             unexpected_deletes,
             unexpected_deletes_open,
+            alert_source_up,
+            requests_ended,
+            requests,
+            gates,
+            open: Mutex::default(),
             last_contact,
         }
     }
@@ -256,11 +338,20 @@ impl Metrics {
         lock(&self.counters).insert(room, CountOf(Box::new(count)));
     }
 
+    /// Says how to count DeletionRequests. Asked at each scrape; the last one counts.
+    pub fn count_requests(&self, count: impl Fn() -> RequestCounts + Send + Sync + 'static) {
+        *lock(&self.open) = Some(CountRequests(Box::new(count)));
+    }
+
     /// Forgets what was true of the rooms while they ran.
     pub fn rooms_ended(&self) {
         lock(&self.counters).clear();
         self.unparsable.clear();
         self.backing_off.clear();
+        self.alert_source_up.clear();
+        *lock(&self.open) = None;
+        self.requests.clear();
+        self.gates.clear();
         self.restores.clear();
         self.restore_sites.clear();
         self.drills.clear();
@@ -275,6 +366,17 @@ impl Metrics {
             self.backing_off.get_or_create(&Room { room }).set(number(counts.backing_off));
         }
         self.drills.refresh();
+        if let Some(count) = lock(&self.open).as_ref() {
+            let counts = (count.0)();
+            self.requests.clear();
+            for (state, n) in counts.states {
+                self.requests.get_or_create(&InState { state }).set(number(n));
+            }
+            self.gates.clear();
+            for ((gate, reason), n) in counts.gates {
+                self.gates.get_or_create(&Gate { gate, reason }).set(number(n));
+            }
+        }
         let mut text = String::new();
         if encode(&mut text, &lock(&self.registry)).is_err() {
             text.clear();

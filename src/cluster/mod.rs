@@ -21,11 +21,12 @@ pub mod limiter;
 mod lookup;
 pub mod metrics;
 pub mod order;
+mod pages;
 pub mod readiness;
 pub mod unexpected;
 mod write;
 
-pub use clock::api_server_time;
+pub use clock::{api_server_time, clock_skew};
 pub use context::{Context, DEFAULT_CONCURRENCY, Note};
 pub use driver::{Shutdown, drive, shutdown};
 pub use error::{During, Error, Result, chain, describe, is_conflict, is_not_found};
@@ -33,6 +34,7 @@ pub use guard::{Guard, GuardState, ProbeTargets, observe_guard};
 pub use guard_watch::watch_guard;
 pub use lookup::{Holder, holders, lookup};
 pub use metrics::Metrics;
+pub use pages::Pages;
 pub use write::{
     Exact, Written, create_if_absent, delete_exact, merge_diff, patch_exact, set_finalizer,
     write_status,

@@ -3,7 +3,7 @@
 use super::form::ObjectKey;
 use crate::api::names;
 
-/// Place of an object in the order of a restore; equal places are restored at the same time.
+/// Place of an object in the order of a restore.
 pub fn rank(key: &ObjectKey) -> u8 {
     match (key.group.as_str(), key.kind.as_str()) {
         (names::GROUP, "Site") => 0,
@@ -23,6 +23,17 @@ pub fn rank(key: &ObjectKey) -> u8 {
         // Classes and the like, which claims and workloads name.
         _ if key.namespace.is_none() => 5,
         _ => 8,
+    }
+}
+
+/// What is restored at the same time: the places of one stage do not need each other. It grows with
+/// the place, so that a stream in the order of the places is one in the order of the stages.
+pub fn stage(rank: u8) -> u8 {
+    match rank {
+        // A binding asks for the role that it binds, and a token for its account.
+        2 | 3 => 2,
+        4..=7 => 4,
+        other => other,
     }
 }
 
@@ -48,5 +59,7 @@ mod tests {
         let ranks: Vec<u8> =
             order.iter().map(|text| rank(&text.parse::<ObjectKey>().unwrap())).collect();
         assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+        let stages: Vec<u8> = ranks.into_iter().map(stage).collect();
+        assert_eq!(stages, [1, 2, 2, 4, 4, 4, 4, 8, 9, 10, 11]);
     }
 }

@@ -14,6 +14,7 @@ use super::gates::PurgeToken;
 use super::ledger;
 use super::observe::{Facts, LABEL_REQUEST_UID, SiteFacts};
 use super::purge::Step;
+use super::rolling_ledger;
 use crate::api::{
     App, Backup, BackupPurpose, BackupSpec, Deletion, DeletionRequest, Site, SiteRef, names,
 };
@@ -49,6 +50,9 @@ pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]
                     continue;
                 };
                 release(ctx, live, &facts.request_uid()).await?;
+            }
+            Effect::Reserve { ledger, text } => {
+                rolling_ledger::write(ctx, ledger.as_ref(), text).await?;
             }
             Effect::Purge(token, step) => {
                 if matches!(step, Step::DeleteSite(_) | Step::FinishSite(..)) {

@@ -13,11 +13,10 @@ pub fn backup_of(site: &SiteFacts) -> Option<&Backup> {
     site.backups.iter().rfind(|b| b.spec.site_ref.uid.as_deref() == Some(&uid))
 }
 
-/// Whether a Backup was read back, and every digest matched.
+/// Whether a Backup was verified, and says what is needed to restore from it.
 pub fn is_verified(backup: &Backup) -> bool {
-    backup.status.as_ref().is_some_and(|s| {
-        s.conditions.is_true(ConditionType::Verified) && s.digest.is_some() && s.location.is_some()
-    })
+    let status = backup.status.as_ref();
+    backup.is_verified() && status.is_some_and(|s| s.digest.is_some() && s.location.is_some())
 }
 
 /// Whether the verified backup shows what lives. Not known is not current.

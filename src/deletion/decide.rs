@@ -67,6 +67,13 @@ pub enum Effect {
         /// UID of the Site.
         uid: String,
     },
+    /// Write the ledger of purges, with a place for an entity that was not in it.
+    Reserve {
+        /// The ledger as it was read; none: there is none yet.
+        ledger: Option<Exact>,
+        /// All of it.
+        text: String,
+    },
     /// One step of a purge, with the permission that the gates gave.
     Purge(gates::PurgeToken, Step),
 }

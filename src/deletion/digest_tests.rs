@@ -22,7 +22,8 @@ fn a_script_can_compute_it_again() {
     let (mut head, entities) = planned(&["b", "a"]);
     head.policy_uid = None;
     let policy = concat!(
-        r#"{"backup":{"drillBeforePurge":false,"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10},"#,
+        r#"{"backup":{"drillBeforePurge":false,"keepSeconds":2592000},"blastRadius":{"hardMaxEntities":100,"maxEntities":10,"#,
+        r#""rolling":{"maxEntities":1000,"maxPercent":100,"windowSeconds":86400}},"#,
         r#""environment":"Development","quorum":{"approvals":2,"expiresAfterSeconds":86400,"#,
         r#""overrideApprovals":3},"retention":{"defaultSeconds":60,"maximumSeconds":1000,"minimumSeconds":10}}"#
     );
@@ -110,12 +111,15 @@ fn each_field_of_the_plan_is_covered() {
     let (mut head, entities) = planned(&["a"]);
     head.expected_alerts = vec!["SiteDown".into()];
     head.round = Some(1);
+    head.policy.alerts = Some(alerts(json!({
+        "alertmanager": { "secretRef": { "name": "token" } }, "matchers": ["a=b"],
+    })));
     let before = digest(&head, &entities);
 
     let whole = json!(head);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    assert_eq!(fields.len(), 19, "{fields:?}");
+    assert_eq!(fields.len(), 28, "{fields:?}");
     for field in fields {
         let mut changed = whole.clone();
         let value = changed.pointer_mut(&field).unwrap();

@@ -9,11 +9,13 @@ use super::decide::{Decision, decide};
 use super::digest::digest;
 use super::gates::{Case, GATES, Verdict};
 use super::observe::{Claim, Facts, OpenRequest, PolicyFacts, SiteFacts};
+use super::rolling::{Entry, Ledger, RollingFacts};
 use crate::api::{
-    App, Approval, Backup, ConditionType, DeletionPolicySpec, DeletionRequestStatus, Environment,
-    Plan, PlanHead, RequestState, RetentionWindow, Site, Target, TargetKind, Time, names,
+    Alerts, App, Approval, Backup, ConditionType, DeletionPolicySpec, DeletionRequestStatus,
+    Environment, Plan, PlanHead, RequestState, RetentionWindow, Site, Target, TargetKind, Time,
+    names,
 };
-use crate::cluster::{GuardState, Holder};
+use crate::cluster::{Exact, GuardState, Holder};
 
 /// Some time.
 pub fn at(seconds: i64) -> Time {
@@ -36,6 +38,7 @@ pub fn development() -> DeletionPolicySpec {
     serde_json::from_value(json!({
         "environment": "Development",
         "retention": { "minimumSeconds": 10, "defaultSeconds": 60, "maximumSeconds": 1000 },
+        "blastRadius": { "rolling": { "maxEntities": 1000, "maxPercent": 100 } },
     }))
     .unwrap()
 }
@@ -147,6 +150,8 @@ pub fn asking(kind: TargetKind, ids: &[&str], extra: Value) -> Facts {
         others: vec![],
         guard: GuardState { problems: vec![], fingerprint: "g1".to_owned() },
         last_drill: None,
+        alerts: vec![],
+        rolling: RollingFacts { ledger: Ledger::Missing(None), fleet: 1000 },
         api_time: at(0),
     }
 }
@@ -248,7 +253,21 @@ impl Gated {
             now: at(1000),
         };
         gated.approved_by(&["ann", "bob"]);
+        gated.reserved(sites, 990);
         gated
+    }
+
+    /// The ledger has a place for each of these, written then.
+    pub fn reserved(&mut self, sites: &[&str], time: i64) {
+        let entry = |site: &&str| Entry {
+            time: at(time),
+            kind: TargetKind::Site,
+            entity_uid: format!("su-{site}"),
+            request_uid: "ru".to_owned(),
+            request: "r".to_owned(),
+        };
+        let entries = sites.iter().map(entry).collect();
+        self.facts.rolling.ledger = Ledger::Read(ledger(1), entries);
     }
 
     /// These approvals of the digest of the plan as it is now.
@@ -300,6 +319,18 @@ impl Gated {
         });
         facts
     }
+}
+
+/// A source of alerts at `http://am:9093`, with these fields besides.
+pub fn alerts(extra: Value) -> Alerts {
+    let mut alerts = json!({ "alertmanager": { "url": "http://am:9093" } });
+    merge(&mut alerts, extra);
+    serde_json::from_value(alerts).unwrap()
+}
+
+/// The ledger of purges at this version.
+pub fn ledger(version: u64) -> Exact {
+    Exact { name: names::LEDGER.into(), uid: "lu".into(), resource_version: version.to_string() }
 }
 
 /// The mark of this request on a Site.

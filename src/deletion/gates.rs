@@ -4,17 +4,18 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
+use super::alerts::alerts_clear;
 use super::backups::{backed_up, backup_is_current};
+use super::decide::Effect;
 use super::digest::leaf_digest;
-use super::observe::{Facts, SiteFacts};
+use super::observe::{Facts, SiteFacts, next_entity};
+use super::rolling;
 use crate::api::{
     Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase,
-    Environment, NamespaceRef, Plan, PlanApp, PlanEntity, PlanHead, Reason, RequestState,
-    RetentionWindow, Time, names,
+    NamespaceRef, Plan, PlanApp, PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time,
+    names,
 };
-
-/// By how much the operator's clock and the API server's may differ, in seconds.
-const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+use crate::cluster::clock_skew;
 
 /// What a gate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,15 +100,24 @@ impl PurgeToken {
 }
 
 /// The permission to begin with an entity: every gate is open, the entity is planned and held by
-/// this request, and its backup shows what lives.
+/// this request, its backup shows what lives, and it has a place in the ledger of purges.
 pub fn permit(case: &Case<'_>, entity: &PlanEntity) -> Option<PurgeToken> {
-    let planned = case.plan.entities.iter().any(|e| e.uid == entity.uid);
-    let live = case.facts.live(entity)?;
-    live.deletion_by(&case.facts.request_uid())?;
-    let current = backup_is_current(live);
-    let open = GATES.iter().all(|(_, gate)| gate(case).is_open());
-    (case.state == RequestState::Purging && planned && current && open)
+    (may_begin(case, entity) && rolling::is_reserved(case, entity))
         .then(|| PurgeToken { entity_uid: entity.uid.clone() })
+}
+
+/// The write without which there is no permission: a place in the ledger of purges, for an entity
+/// that lacks nothing else.
+pub(super) fn reserve(case: &Case<'_>, entity: &PlanEntity) -> Option<Effect> {
+    may_begin(case, entity).then(|| rolling::reserve(case, entity)).flatten()
+}
+
+fn may_begin(case: &Case<'_>, entity: &PlanEntity) -> bool {
+    let Some(live) = case.facts.live(entity) else { return false };
+    let planned = case.plan.entities.iter().any(|e| e.uid == entity.uid);
+    let held = live.deletion_by(&case.facts.request_uid()).is_some();
+    let open = GATES.iter().all(|(_, gate)| gate(case).is_open());
+    case.state == RequestState::Purging && planned && held && backup_is_current(live) && open
 }
 
 /// The permission to finish an entity whose first DELETE was sent: there is no way back, and half
@@ -260,7 +270,21 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
             ),
         );
     }
-    Verdict::open(Reason::WithinLimits, format!("{count} of at most {own} {kind}s"))
+    // The rolling limit gets better by waiting, and is asked when something is to go.
+    let next = next_entity(&case.plan.entities).filter(|_| case.state == RequestState::Purging);
+    if let Some(entity) = next.filter(|e| undecided(case).any(|(u, _)| u.uid == e.uid))
+        && let Some((reason, message)) = rolling::full(case, entity)
+    {
+        return Verdict::closed(reason, message);
+    }
+    let message = format!("{count} of at most {own} {kind}s in this request");
+    Verdict::open(
+        Reason::WithinLimits,
+        match rolling::usage(case) {
+            Some(usage) => format!("{message}; {usage}"),
+            None => message,
+        },
+    )
 }
 
 /// Gate 3: the guard is in force, and is the one that the plan was made under.
@@ -391,8 +415,7 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
 
 /// By how much the operator's clock and the API server's disagree, in words, if they do.
 pub fn clocks_disagree(case: &Case<'_>) -> Option<String> {
-    let skew = case.now.seconds_since(case.facts.api_time);
-    (skew.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+    clock_skew(case.now, case.facts.api_time).map(|skew| {
         format!("the operator's clock and the API server's differ by {skew} s: set them right")
     })
 }
@@ -402,20 +425,6 @@ pub fn window_end(case: &Case<'_>, window: &RetentionWindow) -> Time {
     let least =
         stricter(case).iter().map(|p| p.retention.minimum_seconds).max().unwrap_or(i64::MAX);
     window.end_time.max(window.start_time.plus_seconds(least))
-}
-
-/// Gate 7: no unexpected alert. There is no source of alerts yet: Production never purges without
-/// one, Development may.
-fn alerts_clear(case: &Case<'_>) -> Verdict {
-    let production = stricter(case).iter().any(|p| p.environment == Environment::Production);
-    if production {
-        Verdict::closed(
-            Reason::NotConfigured,
-            "Production purges only with a source of alerts, and this version cannot ask one yet",
-        )
-    } else {
-        Verdict::open(Reason::NotConfigured, "no source of alerts; Development goes without")
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use serde_json::json;
 
 use super::super::backups::keep_until;
 use super::*;
-use crate::api::{Conditions, Override, RequestState};
+use crate::api::{Conditions, Environment, Override, RequestState};
 use crate::deletion::fixtures::*;
+use crate::deletion::rolling::Ledger;
 
 const ALL: [ConditionType; 7] = [
     ConditionType::ScopeValid,
@@ -112,7 +113,20 @@ fn with_anything_missing_there_is_no_token() {
             g.head.policy.environment = Environment::Production;
             g.approved_by(&["ann", "bob"]);
         }),
+        (Some(ALL[6]), Reason::AlertSourceDown, |g| {
+            policy(&mut g.facts).alerts = Some(alerts(json!({})));
+        }),
+        (Some(ALL[1]), Reason::LedgerUnavailable, |g| {
+            g.facts.rolling.ledger = Ledger::Unreadable("line 1".into());
+        }),
+        (Some(ALL[1]), Reason::RollingLimitReached, |g| {
+            g.reserved(&["s001"], 990);
+            policy(&mut g.facts).blast_radius.rolling.max_entities = 1;
+        }),
         // Not a gate, and not less needed.
+        (None, Reason::WithinLimits, |g| g.reserved(&["s001"], 990)),
+        (None, Reason::WithinLimits, |g| g.reserved(&["s000"], 800)),
+        (None, Reason::WithinLimits, |g| g.facts.rolling.ledger = Ledger::Missing(None)),
         (None, Reason::Held, |g| g.live("s000").site.status = None),
         (None, Reason::Held, |g| g.live("s000").live_digest = None),
         (None, Reason::Held, |g| g.state = RequestState::Held),
@@ -233,7 +247,8 @@ fn a_policy_that_became_weaker_changes_nothing() {
         let now = policy(&mut gated.facts);
         now.quorum.approvals = 1;
         now.retention.minimum_seconds = 1;
-        now.blast_radius = crate::api::BlastRadius { max_entities: 1000, hard_max_entities: 1000 };
+        now.blast_radius.max_entities = 1000;
+        now.blast_radius.hard_max_entities = 1000;
         now.backup.keep_seconds = 1;
         assert_eq!(gated.gate(type_), before);
     }

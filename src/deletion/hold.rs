@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
+use super::alerts::cancels;
 use super::backups::{backup_is_outdated, backup_of, is_verified, keep_until};
 use super::decide::{
     Decision, Effect, Ending, LOOK_AGAIN, asked_to_end, closed, count_approvals, end, judge,
     record_rejections, seal, short, tell_approvals,
 };
 use super::gates::{
-    Case, GATES, approvals_required, clocks_disagree, finish, has_started, permit, window_end,
+    Case, GATES, approvals_required, clocks_disagree, finish, has_started, permit, reserve,
+    undecided, window_end,
 };
 use super::observe::{Facts, SiteFacts, next_entity};
 use super::purge::{Next, mark, next};
@@ -24,6 +26,8 @@ use crate::cluster::{Exact, Note};
 
 /// How soon to look again while something is waited for.
 const SOON: Duration = Duration::from_millis(500);
+/// How soon to look again when a gate holds a purge that has begun.
+const BLOCKED: Duration = Duration::from_secs(2);
 /// How soon to take the step after one that was just taken.
 const NEXT: Duration = Duration::from_millis(20);
 /// By how much longer than needed a backup is kept, so that it need not be prolonged for each
@@ -78,7 +82,14 @@ pub(super) fn decide(facts: &Facts, mut status: DeletionRequestStatus, now: Time
         reason,
         message,
     });
-    let ending = begun(&status).or_else(|| asked_to_end(facts, &status)).or(changed);
+    // What is past its point of no return is finished, alert or not.
+    let alert = cancels(&case).filter(|_| undecided(&case).next().is_some());
+    let alert = alert.map(|message| Ending {
+        state: RequestState::Cancelled,
+        reason: Reason::CancelledByAlert,
+        message: format!("cancelled, because {message}"),
+    });
+    let ending = begun(&status).or_else(|| asked_to_end(facts, &status)).or(changed).or(alert);
     let mut decision = match ending {
         Some(ending) => release(&case, status, ending),
         None if state == RequestState::Held => hold(&case, status),
@@ -240,6 +251,7 @@ fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
     let mut effects = vec![];
     let mut stalled = None;
     let mut message = None;
+    let mut wait = SOON;
     if let Some(live) = case.facts.live(entity) {
         if has_started(entity, live) {
             (effects, message, stalled) = go_on(case, entity, live);
@@ -258,8 +270,15 @@ fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
                     Next::Wait(why) => message = Some(why),
                     Next::Stalled(why) => stalled = Some(why),
                 },
+                None if let Some(place) = reserve(case, entity) => effects.push(place),
                 None => {
-                    message = first_closed(&status).map(|(_, why)| why);
+                    let closed = first_closed(&status);
+                    wait = if matches!(closed, Some((Reason::RollingLimitReached, _))) {
+                        LOOK_AGAIN
+                    } else {
+                        BLOCKED
+                    };
+                    message = closed.map(|(_, why)| why);
                     let uid = case.facts.request_uid();
                     let begun =
                         live.deletion_by(&uid).is_some_and(|d| d.phase == DeletionPhase::Purging);
@@ -282,7 +301,7 @@ fn purge(case: &Case<'_>, mut status: DeletionRequestStatus) -> Decision {
         None => doing,
     });
     working(case, &mut status, true, stalled);
-    let requeue = if effects.is_empty() { SOON } else { NEXT };
+    let requeue = if effects.is_empty() { wait } else { NEXT };
     Decision { effects, status, notes: vec![], requeue: Some(requeue) }
 }
 

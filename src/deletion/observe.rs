@@ -9,7 +9,12 @@ use kube::api::{Api, ListParams};
 use kube::core::DeserializeGuard;
 use kube::{Resource, ResourceExt};
 
+use super::alertmanager::Sources;
+use super::alerts::Answers;
 use super::backups::{backup_of, is_verified};
+use super::gates::has_started;
+use super::rolling::RollingFacts;
+use super::rolling_ledger;
 use crate::api::{
     App, Backup, Deletion, DeletionPhase, DeletionPolicy, DeletionPolicySpec, DeletionRequest,
     EntityPhase, PlanEntity, RequestState, RestoreDrill, Site, Target, TargetKind, Time, names,
@@ -43,6 +48,10 @@ pub struct Facts {
     pub guard: GuardState,
     /// When a RestoreDrill succeeded last, where the policy asks for that.
     pub last_drill: Option<Time>,
+    /// What the sources of alerts answered that were asked.
+    pub alerts: Answers,
+    /// What went lately, over all requests; read for the purge.
+    pub rolling: RollingFacts,
     /// The time by the API server's clock.
     pub api_time: Time,
 }
@@ -185,7 +194,7 @@ impl SiteFacts {
 ///
 /// # Errors
 /// Any read that fails: then nothing is decided.
-pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
+pub(super) async fn observe(ctx: &Context, sources: &Sources, name: &str) -> Result<Option<Facts>> {
     let client = &ctx.client;
     let requests: Api<DeletionRequest> = Api::all(client.clone());
     let doing = format!("read DeletionRequest {name}");
@@ -233,6 +242,12 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     {
         read_digest(ctx, site).await?;
     }
+    let mut alerts = vec![];
+    if !state.is_final() && !ends {
+        let begins = |e| live(&sites, e).is_some_and(|live| !has_started(e, live));
+        let begins = state == RequestState::Purging && next_entity(planned).is_some_and(begins);
+        alerts = sources.ask_for(ctx, status.plan.as_ref(), &policies, begins).await;
+    }
     let mut last_drill = None;
     if policies.values().any(|p| p.spec.backup.drilled_within_seconds.is_some())
         || asked_within(&request)
@@ -241,7 +256,22 @@ pub async fn observe(ctx: &Context, name: &str) -> Result<Option<Facts>> {
     }
     // Last: reading a large site takes a while, and that must not look as if the clocks disagreed.
     let api_time = api_server_time(client).await?;
-    Ok(Some(Facts { request, holders, sites, policies, others, guard, last_drill, api_time }))
+    let mut rolling = RollingFacts::default();
+    if state == RequestState::Purging {
+        rolling = rolling_ledger::observe(ctx, request.spec.target.kind, api_time).await?;
+    }
+    Ok(Some(Facts {
+        request,
+        holders,
+        sites,
+        policies,
+        others,
+        guard,
+        last_drill,
+        alerts,
+        rolling,
+        api_time,
+    }))
 }
 
 /// Whether the policy of the plan, as it was then, asks for a drill lately.

@@ -9,9 +9,10 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
+use super::alerts::matchers;
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, DeletionPolicy, DeletionPolicyStatus, Environment,
-    Reason, Time,
+    ConditionStatus, ConditionType, Conditions, DeletionPolicy, DeletionPolicySpec,
+    DeletionPolicyStatus, Environment, Reason, Time,
 };
 use crate::cluster::{Context, During, Error, Result, Shutdown, drive, write_status};
 use crate::store::{Store, StoredPolicy, policies};
@@ -61,28 +62,60 @@ fn status(policy: &DeletionPolicy, now: Time) -> DeletionPolicyStatus {
     let mut status = policy.status.clone().unwrap_or_default();
     let generation = policy.meta().generation;
     status.observed_generation = generation;
-    let message = match policy.spec.environment {
-        Environment::Production => {
-            "in force; nothing is purged under it, because this version cannot ask a source of alerts"
-        }
-        Environment::Development => "in force",
+    let (holds, reason, message) = match &policy.spec {
+        DeletionPolicySpec { alerts: Some(alerts), .. } => match matchers(&alerts.matchers) {
+            Ok(_) => (ConditionStatus::True, Reason::Ready, "in force".to_owned()),
+            Err(why) => (
+                ConditionStatus::False,
+                Reason::InvalidMatcher,
+                format!("nothing is purged under it: {why}"),
+            ),
+        },
+        DeletionPolicySpec { environment: Environment::Production, .. } => (
+            ConditionStatus::True,
+            Reason::NotConfigured,
+            "in force; nothing is purged under it, because spec.alerts names no source of alerts"
+                .to_owned(),
+        ),
+        DeletionPolicySpec { .. } => (ConditionStatus::True, Reason::Ready, "in force".to_owned()),
     };
-    let holds = ConditionStatus::True;
-    status.conditions.set(ConditionType::Ready, holds, Reason::Ready, message, generation, now);
+    status.conditions.set(ConditionType::Ready, holds, reason, message, generation, now);
     status
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::api::DeletionPolicySpec;
 
     #[test]
-    fn a_production_policy_says_that_it_purges_nothing_yet() {
-        let policy = DeletionPolicy::new("default", DeletionPolicySpec::built_in());
-        let now = chrono::DateTime::from_timestamp(0, 0).unwrap().into();
-        let status = status(&policy, now);
-        assert!(status.conditions.is_true(ConditionType::Ready));
-        assert!(status.conditions[0].message.contains("nothing is purged"));
+    fn a_policy_says_what_keeps_purges_back() {
+        let alerts = |matcher: &str| json!({ "alertmanager": { "url": "http://am" }, "matchers": [matcher] });
+        for (spec, holds, reason, words) in [
+            (json!({ "environment": "Production" }), true, "NotConfigured", "spec.alerts"),
+            (json!({ "environment": "Development" }), true, "Ready", "in force"),
+            (
+                json!({ "environment": "Production", "alerts": alerts("a=~\"b|c\"") }),
+                true,
+                "Ready",
+                "in force",
+            ),
+            (
+                json!({ "environment": "Development", "alerts": alerts("a=~\"(\"") }),
+                false,
+                "InvalidMatcher",
+                "no regular expression",
+            ),
+        ] {
+            let policy = DeletionPolicy::new("default", serde_json::from_value(spec).unwrap());
+            let status = status(&policy, chrono::DateTime::from_timestamp(0, 0).unwrap().into());
+            let ready = &status.conditions[0];
+            assert_eq!(
+                (status.conditions.is_true(ConditionType::Ready), &*ready.reason),
+                (holds, reason)
+            );
+            assert!(ready.message.contains(words), "{}", ready.message);
+        }
     }
 }

@@ -8,9 +8,10 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::decide::{Decision, Effect, decide};
-use super::fixtures::{annotate, approve, at, facts};
+use super::fixtures::{annotate, approve, at, facts, ledger};
 use super::observe::{Facts, PolicyFacts, SiteFacts, next_entity};
 use super::purge::Step;
+use super::rolling::{self, Ledger};
 use crate::api::{
     Backup, BackupPurpose, BackupSpec, BackupStatus, ConditionStatus, ConditionType, Conditions,
     DeletionPhase, EntityPhase, RequestState, SiteRef, Time, names,
@@ -229,6 +230,18 @@ impl World {
                 self.touch(|f| Some(&mut f.sites.get_mut(&site.name)?.site.metadata));
             }
             Effect::Release { site, uid } => self.release(facts, site, uid)?,
+            Effect::Reserve { ledger: read, text } => {
+                let there = match &self.facts.rolling.ledger {
+                    Ledger::Read(exact, _) => Some(exact.clone()),
+                    _ => None,
+                };
+                if *read != there {
+                    return Err("conflict: the ledger".to_owned());
+                }
+                self.version += 1;
+                let entries = rolling::read(text)?;
+                self.facts.rolling.ledger = Ledger::Read(ledger(self.version), entries);
+            }
             Effect::Purge(token, step) => {
                 let name = facts.sites.values().find(|s| s.uid() == token.entity_uid());
                 let name = name.map(|s| s.site.name_any()).expect("a token for what lives");
@@ -370,6 +383,10 @@ impl World {
         let policy_now = self.policies.get("default").map(|p| p.spec.quorum.approvals);
         let needed = head.policy.quorum.approvals.max(policy_now.unwrap_or(2));
         assert!(people as i64 >= needed, "I2: {people} of {needed} votes");
+        let Ledger::Read(_, entries) = &self.facts.rolling.ledger else { panic!("I5: no ledger") };
+        let place = entries.iter().find(|e| e.entity_uid == entity.uid);
+        let place = place.expect("I5: a place in the ledger");
+        assert!((0..=180).contains(&at(self.time).seconds_since(place.time)), "I5: a fresh one");
         let held = self.time - self.all_held.expect("I3: all were held");
         assert!(held >= head.retention_seconds, "I3: {held} s of {}", head.retention_seconds);
         let backup = live.backups.last().expect("I6: a backup");

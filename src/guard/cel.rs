@@ -6,7 +6,7 @@ use super::{roles, weaken};
 use crate::api::{DeletionPolicySpec, names};
 
 /// The constants that CEL texts may name.
-fn constants() -> [(&'static str, String); 33] {
+fn constants() -> [(&'static str, String); 32] {
     let text = |name, value: &str| (name, value.to_owned());
     [
         text("$API_VERSION", names::API_VERSION),
@@ -40,9 +40,8 @@ fn constants() -> [(&'static str, String); 33] {
         // Its name when kube-controller-manager runs without an account for each controller.
         text("$CONTROLLER_MANAGER", "system:kube-controller-manager"),
         ("$BUILT_IN_POLICY", literal(&json!(DeletionPolicySpec::built_in()))),
-        ("$POLICY_GROUPS", literal(&json!(weaken::groups()))),
-        ("$WEAKER_WHEN_LOWER", literal(&json!(weaken::WHEN_LOWER))),
-        ("$WEAKER_WHEN_HIGHER", literal(&json!(weaken::WHEN_HIGHER))),
+        ("$WEAKER", weaken::weaker().split_whitespace().collect::<Vec<_>>().join(" ")),
+        text("$LEDGER", names::LEDGER),
     ]
 }
 

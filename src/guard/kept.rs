@@ -1,4 +1,5 @@
-//! Rules about what outlives a Site: its Backups, and the disks that are kept for it.
+//! Rules about what outlives a Site: its Backups, the disks that are kept for it, and the ledger of
+//! purges.
 
 use super::entities::IS_OPERATOR;
 use super::object::{Check, GuardPolicy, Match, Policy};
@@ -74,6 +75,48 @@ pub(super) fn kept_volumes() -> GuardPolicy {
                 explain: "'the reclaim policy of PersistentVolume ' + request.name
                     + ' is changed by the operator only: its disk is kept for a Site'
                     + variables.how",
+            },
+        ],
+    }
+    .build()
+}
+
+/// What was purged lately, over all requests: who could write it could purge more.
+pub(super) fn purge_ledger() -> GuardPolicy {
+    Policy {
+        name: policy::PURGE_LEDGER,
+        matches: &[Match {
+            group: "",
+            resources: &["configmaps"],
+            operations: &["CREATE", "UPDATE", "DELETE"],
+        }],
+        variables: &[
+            IS_OPERATOR,
+            (
+                "isLedger",
+                "request.?namespace.orValue('') == '$OPERATOR_NAMESPACE'
+                    && (oldObject == null ? object.metadata.?name.orValue('')
+                        : oldObject.metadata.name) == '$LEDGER'",
+            ),
+        ],
+        checks: &[
+            Check {
+                what: "DELETE of the ConfigMap `reprieve-purges` in `reprieve-system`, the ledger of purges",
+                who: "nobody",
+                allow: "request.operation != 'DELETE' || !variables.isLedger",
+                message: "the ledger of purges is not deleted: the rolling limit goes by it",
+                explain: "'ConfigMap $OPERATOR_NAMESPACE/$LEDGER tells what was purged lately, over all \
+                    requests, and is not deleted by anybody. What it says: kubectl get configmap \
+                    $LEDGER -n $OPERATOR_NAMESPACE -o yaml'",
+            },
+            Check {
+                what: "CREATE or UPDATE of that ConfigMap",
+                who: "the operator",
+                allow: "request.operation == 'DELETE' || !variables.isLedger || variables.isOperator",
+                message: "the ledger of purges is written by the operator only",
+                explain: "'ConfigMap $OPERATOR_NAMESPACE/$LEDGER tells what was purged lately, over all \
+                    requests, and is written by the operator only. To allow more, raise \
+                    spec.blastRadius.rolling of the DeletionPolicy: kubectl edit dpol'",
             },
         ],
     }

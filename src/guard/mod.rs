@@ -9,7 +9,7 @@
 //! - `entities`: Sites, Apps and what marks them; every status.
 //! - `kinds`: our CustomResourceDefinitions.
 //! - `namespaces`: the namespaces of sites.
-//! - `kept`: Backups, and volumes that are kept.
+//! - `kept`: Backups, volumes that are kept, and the ledger of purges.
 //! - `drills`: Restores of drills.
 //! - `requests`: approvals, rejections and the requester of DeletionRequests.
 //! - `weaken`: DeletionPolicies.
@@ -64,6 +64,8 @@ pub mod policy {
     pub const DELETE_BACKUPS: &str = "reprieve-delete-backups";
     /// Volumes that are kept for a Site.
     pub const KEPT_VOLUMES: &str = "reprieve-kept-volumes";
+    /// The ledger of purges, by which the rolling limit goes.
+    pub const PURGE_LEDGER: &str = "reprieve-purge-ledger";
     /// Our finalizer.
     pub const FINALIZERS: &str = "reprieve-finalizers";
     /// Owner references, by which the garbage collector could be made to delete.
@@ -112,6 +114,7 @@ pub fn policies() -> Vec<GuardPolicy> {
         namespaces::marks(),
         kept::delete_backups(),
         kept::kept_volumes(),
+        kept::purge_ledger(),
         drills::restores(),
         requests::approvals(),
         requests::requested_by(),

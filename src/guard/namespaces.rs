@@ -76,8 +76,8 @@ pub(super) fn marks() -> GuardPolicy {
         checks: &[
             Check {
                 what: "The label `reprieve.dev/site` of a namespace, set, changed or removed",
-            who: "the operator",
-            allow: "variables.isOperator
+                who: "the operator",
+                allow: "variables.isOperator
                     || variables.labelsBefore[?'$LABEL_SITE'] == variables.labels[?'$LABEL_SITE']",
                 message: "the label that makes a namespace a site's is the operator's",
                 explain: "'the label $LABEL_SITE of namespace ' + object.metadata.name
@@ -98,8 +98,8 @@ pub(super) fn marks() -> GuardPolicy {
             },
             Check {
                 what: "The annotation `reprieve.dev/purge` of a namespace",
-            who: "the operator",
-            allow: "variables.isOperator
+                who: "the operator",
+                allow: "variables.isOperator
                     || variables.annotationsBefore[?'$ANNOTATION_PURGE']
                         == variables.annotations[?'$ANNOTATION_PURGE']",
                 message: "the annotation that lets a namespace be purged is the operator's",
@@ -122,8 +122,8 @@ pub(super) fn marks() -> GuardPolicy {
             },
             Check {
                 what: "`/finalize` of a site's namespace",
-            who: "the namespace controller and the operator, once it is being deleted",
-            allow: "request.?subResource.orValue('') != 'finalize'
+                who: "the namespace controller and the operator, once it is being deleted",
+                allow: "request.?subResource.orValue('') != 'finalize'
                     || !('$LABEL_SITE' in variables.labelsBefore || '$LABEL_SITE' in variables.labels)
                     || (variables.mayFinalize && has(oldObject.metadata.deletionTimestamp))",
                 message: "a site's namespace is finalized by the namespace controller only",

@@ -4,16 +4,19 @@ use super::object::{Check, GuardPolicy, Match, Mutator, Policy};
 use super::policy;
 use crate::api::names;
 
+/// Every write of a DeletionRequest that can change its annotations.
+const WRITTEN: [Match; 1] = [Match {
+    group: names::GROUP,
+    resources: &["deletionrequests", "deletionrequests/*"],
+    operations: &["CREATE", "UPDATE"],
+}];
+
 /// Approvals and rejections: new or changed ones only. Removing one is allowed, because GitOps
 /// tools wipe annotations that they do not own; what the status has recorded counts.
 pub(super) fn approvals() -> GuardPolicy {
     Policy {
         name: policy::APPROVALS,
-        matches: &[Match {
-            group: names::GROUP,
-            resources: &["deletionrequests", "deletionrequests/*"],
-            operations: &["CREATE", "UPDATE"],
-        }],
+        matches: &WRITTEN,
         variables: &[
             ("user", "request.userInfo.username"),
             ("before", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
@@ -135,11 +138,7 @@ pub(super) fn approvals() -> GuardPolicy {
 pub(super) fn requested_by() -> GuardPolicy {
     Policy {
         name: policy::REQUESTED_BY,
-        matches: &[Match {
-            group: names::GROUP,
-            resources: &["deletionrequests", "deletionrequests/*"],
-            operations: &["CREATE", "UPDATE"],
-        }],
+        matches: &WRITTEN,
         variables: &[
             ("before", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
             ("after", "object.metadata.?annotations.orValue({})"),

@@ -1,5 +1,7 @@
 //! Rules about DeletionPolicies: who may make the gates weaker.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::object::{Check, GuardPolicy, Match, Policy};
 use super::policy;
 use crate::api::names;
@@ -9,22 +11,52 @@ pub(super) const WHEN_LOWER: &[&str] = &[
     "retention.minimumSeconds",
     "retention.defaultSeconds",
     "retention.maximumSeconds",
+    "blastRadius.rolling.windowSeconds",
     "quorum.approvals",
     "quorum.overrideApprovals",
     "backup.keepSeconds",
     "backup.drillBeforePurge",
 ];
 /// Fields of which a higher value is a weaker policy.
-pub(super) const WHEN_HIGHER: &[&str] =
-    &["blastRadius.maxEntities", "blastRadius.hardMaxEntities", "quorum.expiresAfterSeconds"];
+pub(super) const WHEN_HIGHER: &[&str] = &[
+    "blastRadius.maxEntities",
+    "blastRadius.hardMaxEntities",
+    "blastRadius.rolling.maxEntities",
+    "blastRadius.rolling.maxPercent",
+    "quorum.expiresAfterSeconds",
+];
 
-/// The parts of the spec that the fields above are in.
-pub(super) fn groups() -> Vec<&'static str> {
-    let fields = WHEN_LOWER.iter().chain(WHEN_HIGHER);
-    let mut groups: Vec<_> = fields.filter_map(|field| Some(field.split_once('.')?.0)).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups
+/// CEL for the list of fields in which `after` is weaker than `before`: those above, and each field
+/// that is not named above and changed, on every level on which one of them stands.
+pub(super) fn weaker() -> String {
+    let (before, after) = ("variables.before", "variables.after");
+    let mut terms = vec![];
+    for (fields, than) in [(WHEN_LOWER, '<'), (WHEN_HIGHER, '>')] {
+        for f in fields {
+            terms.push(format!("({after}.{f} {than} {before}.{f} ? ['{f}'] : [])"));
+        }
+    }
+    // What is named of each part of the spec: fields, and the parts below it.
+    let mut named: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for field in WHEN_LOWER.iter().chain(WHEN_HIGHER) {
+        let mut path = *field;
+        while !path.is_empty() {
+            let (part, key) = path.rsplit_once('.').unwrap_or(("", path));
+            named.entry(part).or_default().insert(key);
+            path = part;
+        }
+    }
+    for (part, keys) in named {
+        let dot = if part.is_empty() { "" } else { "." };
+        let (b, a) = (format!("{before}{dot}{part}"), format!("{after}{dot}{part}"));
+        let keys: Vec<String> = keys.iter().map(|key| format!("'{key}'")).collect();
+        terms.push(format!(
+            "({b}.map(k, string(k)) + {a}.map(k, string(k)).filter(k, !(k in {b})))
+                .filter(k, !(k in [{}]) && {b}[?k] != {a}[?k]).map(k, '{part}{dot}' + k)",
+            keys.join(", ")
+        ));
+    }
+    terms.join(" + ")
 }
 
 /// Making a DeletionPolicy weaker, or deleting it. A field that is in neither list above counts as
@@ -46,27 +78,7 @@ pub(super) fn weaken() -> GuardPolicy {
             // there is none of this name, the built-in one is in force, for the name `default`.
             ("before", "oldObject == null ? dyn($BUILT_IN_POLICY) : dyn(oldObject.spec)"),
             ("after", "object == null ? dyn({}) : dyn(object.spec)"),
-            ("lower", "$WEAKER_WHEN_LOWER"),
-            ("higher", "$WEAKER_WHEN_HIGHER"),
-            ("groups", "$POLICY_GROUPS"),
-            (
-                "weaker",
-                "variables.lower.filter(f,
-                    variables.after[f.split('.')[0]][f.split('.')[1]]
-                        < variables.before[f.split('.')[0]][f.split('.')[1]])
-                + variables.higher.filter(f,
-                    variables.after[f.split('.')[0]][f.split('.')[1]]
-                        > variables.before[f.split('.')[0]][f.split('.')[1]])
-                + (variables.before.map(k, string(k))
-                        + variables.after.map(k, string(k)).filter(k, !(k in variables.before)))
-                    .filter(k, !(k in variables.groups)
-                        && variables.before[?k] != variables.after[?k])
-                + variables.groups.filter(g,
-                    (variables.before[g].map(k, string(k)) + variables.after[g].map(k, string(k)))
-                        .exists(k, !((g + '.' + k) in variables.lower)
-                            && !((g + '.' + k) in variables.higher)
-                            && variables.before[g][?k] != variables.after[g][?k]))",
-            ),
+            ("weaker", "$WEAKER"),
             (
                 "mayWeaken",
                 "authorizer.group('$GROUP').resource('deletionpolicies').name(variables.name)
@@ -92,7 +104,8 @@ pub(super) fn weaken() -> GuardPolicy {
             },
             Check {
                 what: "UPDATE of a DeletionPolicy that makes it weaker: a shorter window, larger limits, \
-                       a smaller quorum, a backup kept for less, any change of what else it asks for",
+                       a smaller quorum, a backup kept for less, any change of the alerts or of what else \
+                       it asks for",
                 who: "who has the RBAC verb `weaken` on it",
                 allow: "request.operation != 'UPDATE' || variables.weaker.size() == 0
                     || variables.mayWeaken",

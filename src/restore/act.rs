@@ -1,4 +1,5 @@
-//! The writes of a Restore: first every Site, then site by site.
+//! What the sites of one Restore share, and one attempt at a site: what is missing is created, and
+//! all of it is read back.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicI64;
@@ -11,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::create;
-use super::decide::{Job, has_ended};
+use super::decide::Job;
 use super::drill::Reading;
 use super::going;
 use super::index::Indexing;
@@ -24,6 +25,7 @@ use super::site::{self, Attempt, Progress};
 use super::taken;
 use crate::api::{OnConflict, Reason, Restore, RestoreFailure, Site, Time, names};
 use crate::cluster::discover::Kinds;
+use crate::cluster::form::ObjectKey;
 use crate::cluster::{Context, Result, describe};
 use crate::store::{Expected, Identity, RawEntry, Store, StoreError};
 
@@ -44,9 +46,7 @@ pub struct Work {
     pub restore: String,
     /// UID of the Restore.
     pub uid: String,
-    /// When the Restore was created, as the API server writes it.
-    pub begun: String,
-    /// The same as a time.
+    /// When the Restore was created.
     pub created: Time,
     /// What to do about what lives and is different.
     pub on_conflict: OnConflict,
@@ -80,27 +80,40 @@ impl Work {
         if plan.index.items.get(&entry.key).is_none_or(|item| item.is_of(entry)) {
             return Ok(());
         }
+        tracing::warn!(site = job.name, "an archive was changed");
         let why = "the archive was changed while it was restored from".to_owned();
         Err(Attempt::Failed(vec![plan.notice(&entry.key, Reason::ArchiveInvalid, why)]))
-            .inspect_err(|_| tracing::warn!(site = job.name, "an archive was changed"))
     }
 
     /// Reads a site's archive to its end, and keeps what is needed to know it again. Nothing is
     /// created of an archive that was not verified as a whole.
     pub(super) async fn plan(&self, job: &Job) -> Result<Plan, Attempt> {
+        Ok(self.plan_with(job, None).await?.0)
+    }
+
+    /// As [`Work::plan`], with one of its objects, if the archive has it.
+    pub(super) async fn plan_with(
+        &self,
+        job: &Job,
+        wanted: Option<&ObjectKey>,
+    ) -> Result<(Plan, Option<RawEntry>), Attempt> {
         let mut reader = self.open(job).await?;
         let mut indexing = Indexing::new(job.site());
+        let mut found = None;
         while let Some(entry) =
             reader.next_raw().await.map_err(|error| self.unreadable(job, &error))?
         {
             indexing.add(&entry);
+            if wanted == Some(&entry.key) {
+                found = Some(entry);
+            }
         }
         let mut index = indexing.finish().ok_or_else(|| {
             let why = "the Site is not in its own archive".to_owned();
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
         index.not_proved = reader.not_proved();
-        Ok(Plan::new(job.site(), Arc::new(index)))
+        Ok((Plan::new(job.site(), Arc::new(index)), found))
     }
 
     /// Whether what lives and is different is left as it is.
@@ -109,12 +122,14 @@ impl Work {
     }
 
     pub(super) async fn kinds(&self) -> Result<Arc<Kinds>, Attempt> {
-        let kinds = self.ctx.kinds(KINDS_MAX_AGE).await;
+        self.kinds_of_late(KINDS_MAX_AGE).await
+    }
+
+    async fn kinds_of_late(&self, max_age: Duration) -> Result<Arc<Kinds>, Attempt> {
+        let kinds = self.ctx.kinds(max_age).await;
         kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
     }
 
-    /// What the cluster serves, asked for again where a kind of this plan is missing: its definition
-    /// may have been installed a moment ago.
     /// What the cluster serves, asked again if a kind of the plan seems to be missing: its
     /// CustomResourceDefinition may have come a moment ago.
     pub(super) async fn kinds_for(&self, plan: &Plan) -> Result<Arc<Kinds>, Attempt> {
@@ -123,8 +138,7 @@ impl Work {
         if plan.items().all(|(key, item)| served(&item.api_version, &key.kind)) {
             return Ok(kinds);
         }
-        let kinds = self.ctx.kinds(KINDS_ASK_AGAIN).await;
-        kinds.map_err(|error| Attempt::Waiting(Reason::DiscoveryFailed, error.to_string()))
+        self.kinds_of_late(KINDS_ASK_AGAIN).await
     }
 
     pub(super) async fn places(&self, site: &Site, all: &[String]) -> Result<Places, Attempt> {
@@ -173,22 +187,23 @@ impl Work {
         if let Some((reason, why)) = living::refusal(live, job) {
             return Err(fail(reason, why));
         }
-        let Some(by) = live.annotations().get(names::ANNOTATION_RESTORE) else {
-            return Ok(());
-        };
-        if *by == self.restore {
-            return Ok(());
+        let by = live.annotations().get(names::ANNOTATION_RESTORE);
+        // Where another one has ended without finishing this Site, or is gone, this one goes on.
+        if let Some(by) = by.filter(|by| **by != self.restore)
+            && self.is_open(by).await?
+        {
+            let why = format!("the Site is being restored by the Restore {by}");
+            return Err(fail(Reason::SiteLives, why));
         }
+        Ok(())
+    }
+
+    /// Whether a Restore of this name is under way.
+    pub(super) async fn is_open(&self, restore: &str) -> Result<bool, Attempt> {
         let restores: Api<Restore> = Api::all(self.ctx.client.clone());
-        match restores.get_opt(by).await {
-            Ok(Some(other)) if !has_ended(other.status.as_ref()) => {
-                let why = format!("the Site is being restored by the Restore {by}");
-                Err(fail(Reason::SiteLives, why))
-            }
-            // That one has ended without finishing this Site, or is gone: this one goes on.
-            Ok(_) => Ok(()),
-            Err(error) => Err(Attempt::Waiting(Reason::Progressing, describe(&error))),
-        }
+        let live = restores.get_opt(restore).await;
+        let live = live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?;
+        Ok(live.is_some_and(|restore| !restore.has_ended()))
     }
 
     /// One attempt at a site: create what is missing, unless that was done, then read it back.
@@ -244,7 +259,7 @@ impl Work {
             plan.kept = Some(living::kept(&places));
             plan.before.clone_from(before);
             self.add_late(job, &live, plan).await?;
-            since.clone_from(&self.begun);
+            since = self.created.to_string();
         }
         let maker = self.maker(&kinds, &since);
         if progress.created.is_none() {
@@ -258,7 +273,10 @@ impl Work {
             self.stages.set(&job.name, "Verifying");
         }
         let made = progress.created.clone().unwrap_or_default();
-        let attempt = site::verify(self, &maker, job, plan, &made).await;
+        let attempt = match site::still_starting(&maker, plan, &made).await? {
+            Some(why) => Err(Attempt::Waiting(Reason::WaitingForReady, why)),
+            None => site::verify(self, &maker, job, plan, &made).await,
+        };
         if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
             self.stages.set(&job.name, "WaitingForReady");
         }

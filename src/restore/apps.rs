@@ -4,20 +4,21 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::AtomicI64;
 
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::act::Work;
 use super::create;
-use super::decide::{Job, has_ended};
+use super::decide::Job;
 use super::living::{self, Place};
+use super::mark::unmark;
 use super::object::{Made, Wanted};
 use super::part::AppPart;
 use super::plan::Plan;
 use super::prepare::{Preparation, Prepared};
 use super::site::{self, Attempt, Progress};
-use crate::api::{App, Reason, Restore, RestoreFailure, Site, names};
+use crate::api::{App, Reason, RestoreFailure, Site, names};
 use crate::cluster::{Exact, describe, holders, patch_exact};
 use crate::store::RawEntry;
 
@@ -53,7 +54,7 @@ impl Work {
                 since,
                 total,
                 fresh: false,
-                index: None,
+                index: Some(plan.index.clone()),
                 place: None,
             }))
         };
@@ -64,7 +65,7 @@ impl Work {
                 return Ok(Preparation::Verified(done.clone()));
             }
             self.may_take_app(part, &live).await?;
-            let plan = self.plan_app(job, part).await?;
+            let (plan, _) = self.plan_app(job, part).await?;
             if !self.is_ours(&live) {
                 let mark = json!({ (names::ANNOTATION_RESTORE): self.restore });
                 let patch = json!({ "metadata": { "annotations": mark } });
@@ -74,8 +75,7 @@ impl Work {
             return ready(&plan);
         }
         self.app_id_is_free(part).await?;
-        let plan = self.plan_app(job, part).await?;
-        let mut entry = self.app_entry(job, part, &plan).await?;
+        let (plan, mut entry) = self.plan_app(job, part).await?;
         let mut object = entry.object();
         object["metadata"]["annotations"][names::ANNOTATION_RESTORE] = json!(self.restore);
         entry.object = serde_json::value::to_raw_value(&object)
@@ -137,34 +137,15 @@ impl Work {
         if !self.is_ours(&live) || live.uid().as_deref() != Some(uid) {
             return Ok(());
         }
-        let annotations = json!({ (names::ANNOTATION_RESTORE): null });
-        let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
-        let params = PatchParams {
-            field_manager: Some(names::FIELD_MANAGER.to_owned()),
-            ..Default::default()
-        };
-        api.patch(&part.app.name, &params, &Patch::Merge(&patch)).await.map(drop)
+        unmark(&api, &live).await
     }
 
-    /// What the archive has of the App.
-    async fn plan_app(&self, job: &Job, part: &AppPart) -> Result<Plan, Attempt> {
-        let mut plan = self.plan(job).await?;
+    /// What the archive has of the App, and the App itself.
+    async fn plan_app(&self, job: &Job, part: &AppPart) -> Result<(Plan, RawEntry), Attempt> {
+        let (mut plan, app) = self.plan_with(job, Some(&part.key())).await?;
         only(part, &mut plan)?;
-        Ok(plan)
-    }
-
-    /// The App itself, as the archive has it.
-    async fn app_entry(&self, job: &Job, part: &AppPart, plan: &Plan) -> Result<RawEntry, Attempt> {
-        let mut reader = self.open(job).await?;
-        while let Some(entry) =
-            reader.next_raw().await.map_err(|error| self.unreadable(job, &error))?
-        {
-            if entry.key == part.key() {
-                self.check(job, plan, &entry)?;
-                return Ok(entry);
-            }
-        }
-        Err(failed(part, Reason::ArchiveInvalid, NOT_THERE.to_owned()))
+        let app = app.ok_or_else(|| failed(part, Reason::ArchiveInvalid, NOT_THERE.to_owned()))?;
+        Ok((plan, app))
     }
 
     /// The Site, if it lives and still has the App's namespace.
@@ -200,14 +181,6 @@ impl Work {
             return Err(failed(part, Reason::NamespaceLost, why));
         }
         Ok(site)
-    }
-
-    /// Whether a Restore of this name is under way.
-    async fn is_open(&self, restore: &str) -> Result<bool, Attempt> {
-        let restores: Api<Restore> = Api::all(self.ctx.client.clone());
-        let live = restores.get_opt(restore).await;
-        let live = live.map_err(|e| Attempt::Waiting(Reason::Progressing, describe(&e)))?;
-        Ok(live.is_some_and(|restore| !has_ended(restore.status.as_ref())))
     }
 
     /// Whether an App that is there may be worked on: only one that a Restore has made, this one or

@@ -36,13 +36,13 @@ pub async fn chosen(
     request: Option<&DeletionRequest>,
 ) -> Option<Result<Choice, Unchosen>> {
     if let Some(apps) = request.map(purged_apps).filter(|apps| !apps.is_empty()) {
-        return Some(of_request(store, &apps).await);
+        return Some(once(store, restore, of_request(store, &apps)).await);
     }
     let source = &restore.spec.source;
     if source.sites.is_none() && source.apps.is_none() && source.store.is_none() {
         return None;
     }
-    Some(once(ctx, store, restore).await)
+    Some(once(store, restore, choose(ctx, store, restore)).await)
 }
 
 fn stopped(error: &StoreError) -> Unchosen {
@@ -53,14 +53,19 @@ fn stopped(error: &StoreError) -> Unchosen {
     }
 }
 
-async fn once(ctx: &Context, store: &Store, restore: &Restore) -> Result<Choice, Unchosen> {
+/// What was chosen before; or what is chosen now, written down.
+async fn once(
+    store: &Store,
+    restore: &Restore,
+    choice: impl Future<Output = Result<Choice, Unchosen>>,
+) -> Result<Choice, Unchosen> {
     let uid = restore.uid().unwrap_or_default();
     match store.choice(&uid).await {
         Ok(Some(choice)) => return Ok(choice),
         Ok(None) => {}
         Err(error) => return Err(stopped(&error)),
     }
-    let choice = choose(ctx, store, restore).await?;
+    let choice = choice.await?;
     if choice.chosen.is_empty() && choice.failures.is_empty() {
         let mut why = "the store has no backup of a site that could be restored".to_owned();
         for notice in &choice.notices {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -19,7 +20,7 @@ use super::rewrite::{self, owner_keys};
 use super::site::{Attempt, Created, Seen};
 use crate::api::{Reason, RestoreFailure};
 use crate::cluster::form::ObjectKey;
-use crate::cluster::order::rank;
+use crate::cluster::order::{rank, stage};
 use crate::store::RawEntry;
 
 /// Objects of one site in flight at a time.
@@ -111,7 +112,8 @@ pub async fn create(
     site.barrier().await?;
     site.second_pass(work).await?;
     if site.failures.is_empty() {
-        return Ok(Created { left: site.left, notices: site.notices });
+        let at = Some(Instant::now());
+        return Ok(Created { left: site.left, notices: site.notices, at });
     }
     Err(Attempt::Failed(site.failures))
 }
@@ -132,15 +134,16 @@ impl<'a> Creating<'a> {
             };
             work.check(self.job, self.plan, &entry)?;
             let place = rank(&entry.key);
+            let stage = stage(place);
             let wanted = self.plan.archived(&entry.key).is_some();
             if !wanted || entry.key == self.plan.index.site_key || only.is_some_and(|p| p != place)
             {
                 continue;
             }
-            // Nothing of a later place may come before this one is complete.
-            if current != Some(place) {
+            // Nothing of a later stage may come before this one is complete.
+            if current != Some(stage) {
                 self.barrier().await?;
-                current = Some(place);
+                current = Some(stage);
             }
             self.begin(entry).await;
         }

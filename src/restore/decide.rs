@@ -128,15 +128,10 @@ const NOT_READY: Duration = Duration::from_secs(2);
 /// At most this many failures and notices are written down.
 const MOST: usize = 100;
 
-/// Whether a Restore has ended.
-pub fn has_ended(status: Option<&RestoreStatus>) -> bool {
-    status.is_some_and(|status| status.completion_time.is_some())
-}
-
 /// What to do about this Restore.
 pub fn decide(facts: &Facts, now: Time) -> Step {
     let old = facts.restore.status.clone().unwrap_or_default();
-    if has_ended(Some(&old)) {
+    if facts.restore.has_ended() {
         return Step::Report(Box::new(Decision { status: old, notes: vec![], requeue: None }));
     }
     match source::of(facts) {

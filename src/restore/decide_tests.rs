@@ -58,7 +58,7 @@ fn what_there_is_to_do() {
                 assert_eq!(found.reason, reason.as_str());
                 assert_eq!(found.status, ConditionStatus::False);
                 assert_eq!(decision.requeue.is_none(), ended);
-                assert_eq!(has_ended(Some(&decision.status)), ended);
+                assert_eq!(decision.status.completion_time.is_some(), ended);
             }
             (step, expected) => panic!("{status:?}: {step:?}, expected {expected:?}"),
         }
@@ -189,6 +189,6 @@ fn two_backups_of_one_site_are_refused() {
         let said = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
         assert_eq!(said.reason, "SeveralBackups");
         assert!(said.message.contains("one and two"), "{}", said.message);
-        assert!(has_ended(Some(&decision.status)));
+        assert!(decision.status.completion_time.is_some());
     }
 }

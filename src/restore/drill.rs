@@ -111,7 +111,8 @@ impl Work {
     ) -> Result<Attempt, Attempt> {
         without_site(plan);
         let kinds = self.kinds_for(plan).await?;
-        let maker = self.maker(&kinds, &self.begun);
+        let since = self.created.to_string();
+        let maker = self.maker(&kinds, &since);
         // Nobody else can have had a namespace of that name.
         for namespace in plan.namespaces() {
             maker.is_own(&namespace);

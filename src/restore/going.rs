@@ -22,8 +22,8 @@ use crate::store::Entry;
 ///
 /// This is the one place of this room that takes our finalizer off: off an App in a namespace that
 /// is being deleted and is this site's, where the verified archive that is being restored from, or
-/// a record that was read back, has the App as it is. The namespace controller may delete it then, and nobody else. A person has
-/// asked for that by the Restore.
+/// a record that was read back, has the App as it is. The namespace controller may delete it then,
+/// and nobody else. A person has asked for that by the Restore.
 pub async fn let_go(
     work: &Work,
     maker: &Maker<'_>,

@@ -296,15 +296,8 @@ pub type Sizes = BTreeMap<(String, String, String), (usize, usize)>;
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures;
     use super::*;
-
-    pub fn entry(object: &Value, state: &str) -> RawEntry {
-        let line = json!({
-            "key": ObjectKey::of(object).unwrap(), "digest": object_digest(object),
-            "state": state, "object": object,
-        });
-        serde_json::from_str(&line.to_string()).unwrap()
-    }
 
     fn site() -> Value {
         json!({"apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": {"name": "acme"}, "spec": {"id": "1"}})
@@ -323,7 +316,7 @@ mod tests {
         let mut indexing = Indexing::new("acme");
         let plain = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b", "namespace": "acme"}});
         for object in [site(), map("a", owners), plain.clone()] {
-            indexing.add(&entry(&object, "Ready"));
+            indexing.add(&fixtures::entry(&object));
         }
         let index = indexing.finish().unwrap();
         assert!(index.ordered);
@@ -334,8 +327,10 @@ mod tests {
         assert_eq!((a.owners.len(), a.rewritten), (1, true));
         let b = &index.items[&"ConfigMap/acme/b".parse().unwrap()];
         assert_eq!((b.owners.len(), b.rewritten), (0, false));
-        assert!(b.is_of(&entry(&plain, "Ready")));
-        assert!(!b.is_of(&entry(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b", "namespace": "acme"}, "data": {}}), "Ready")));
+        assert!(b.is_of(&fixtures::entry(&plain)));
+        let mut other = plain;
+        other["data"] = json!({});
+        assert!(!b.is_of(&fixtures::entry(&other)));
     }
 
     #[test]
@@ -344,9 +339,9 @@ mod tests {
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "acme"}});
         let mut indexing = Indexing::new("acme");
-        for (object, state) in [(&job, "Finished"), (&namespace, "Ready"), (&site(), "Ready")] {
-            indexing.add(&entry(object, state));
-        }
+        indexing.add(&RawEntry { state: ObjectState::Finished, ..fixtures::entry(&job) });
+        indexing.add(&fixtures::entry(&namespace));
+        indexing.add(&fixtures::entry(&site()));
         let index = indexing.finish().unwrap();
         assert!(!index.ordered);
         assert_eq!(index.items.len(), 2);
@@ -375,7 +370,7 @@ mod tests {
             map("other", json!([])),
             map("others", owner("other")),
         ] {
-            indexing.add(&entry(&object, "Ready"));
+            indexing.add(&fixtures::entry(&object));
         }
         let index = indexing.finish().unwrap();
         let part = index.part_of(&"App.reprieve.dev/acme/shop".parse().unwrap());

@@ -2,10 +2,12 @@
 //! off; and what the Site itself says meanwhile.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::act::Work;
@@ -253,10 +255,14 @@ async fn patch_status(
     sites.patch_status(name, &PatchParams::default(), &patch).await.map(|_| ())
 }
 
-async fn unmark(sites: &Api<Site>, live: &Site) -> kube::Result<()> {
+/// Takes the mark off a Site or an App, if it is still this one.
+pub(super) async fn unmark<K>(api: &Api<K>, live: &K) -> kube::Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
     let annotations = json!({ (names::ANNOTATION_RESTORE): null });
     let patch = json!({ "metadata": { "uid": live.uid(), "annotations": annotations } });
     let params =
         PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..Default::default() };
-    sites.patch(&live.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ())
+    api.patch(&live.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ())
 }

@@ -15,7 +15,7 @@ use crate::api::{Reason, RestoreFailure, VerifiedSite};
 /// How long a site's workloads may take to become ready again, and what is being deleted to go.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks at a site that waits: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 /// What is remembered of a site.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl Memory {
             Settled::Failed(failures) => self.ended = Some(Err(failures)),
             Settled::Waiting(reason, why) => {
                 let pause = self.again.map_or(PAUSE.0, |(_, pause)| pause);
-                self.again = Some((Instant::now() + pause, (pause * 3 / 2).min(PAUSE.1)));
+                self.again = Some((Instant::now() + pause, (pause * 2).min(PAUSE.1)));
                 self.waiting = Some((reason, why));
             }
         }

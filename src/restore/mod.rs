@@ -12,6 +12,8 @@ mod compare;
 mod create;
 pub mod decide;
 mod drill;
+#[cfg(test)]
+mod fixtures;
 mod gate;
 mod going;
 mod index;
@@ -45,7 +47,6 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store as Seen};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
 use crate::api::{Restore, Time};
@@ -115,7 +116,6 @@ async fn reconcile(room: Room, restore: Arc<Restore>) -> Result<Action> {
     };
     let kept = room.remember(&uid, &restore.name_any()).await;
     let mut memories = kept.memories.lock().await;
-    let begun = json!(facts.restore.metadata.creation_timestamp);
     let created = facts.restore.metadata.creation_timestamp.as_ref().map(Time::from);
     let mut mass = ctx.clone();
     mass.client = ctx.bulk.clone();
@@ -124,7 +124,6 @@ async fn reconcile(room: Room, restore: Arc<Restore>) -> Result<Action> {
         store: room.store.clone(),
         restore: facts.restore.name_any(),
         uid: uid.clone(),
-        begun: begun.as_str().unwrap_or_default().to_owned(),
         created: created.unwrap_or_else(|| ctx.now()),
         on_conflict: facts.restore.spec.on_conflict,
         stages: mark::Stages::default(),
@@ -268,7 +267,7 @@ impl Room {
         let all = self.remembered.lock().await;
         for live in self.seen.state() {
             let Ok(restore) = &live.0 else { continue };
-            if !decide::has_ended(restore.status.as_ref()) {
+            if !restore.has_ended() {
                 let runs = restore.uid().is_some_and(|uid| all.contains_key(&uid));
                 *restores.entry(if runs { "running" } else { "waiting" }).or_default() += 1;
             }

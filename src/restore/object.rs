@@ -360,3 +360,7 @@ impl Maker<'_> {
 pub fn later(reason: Reason, error: &kube::Error) -> Made {
     Made::Later(reason, describe(error))
 }
+
+#[cfg(test)]
+#[path = "object_tests.rs"]
+mod tests;

@@ -4,14 +4,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::Room;
 use super::mark::give_up;
 use crate::api::{RESTORE_STOPPED, Restore, Site, names};
-use crate::cluster::{During, Result, Shutdown};
+use crate::cluster::{During, Pages, Result, Shutdown};
 
 /// How often to look whether a Restore was deleted under way.
 const LOOK: Duration = Duration::from_secs(2);
@@ -63,10 +62,10 @@ async fn sweep(room: &Room) -> Result<()> {
     let sites: Api<Site> = Api::all(room.ctx.bulk.clone());
     let restores: Api<Restore> = Api::all(room.ctx.client.clone());
     let mut there: HashMap<String, bool> = HashMap::new();
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let list = sites.list_metadata(&page).await.during("list the Sites")?;
-        let next = list.metadata.continue_.clone().filter(|token| !token.is_empty());
+    let mut pages = Pages::of(PAGE);
+    while let Some(params) = pages.next() {
+        let list = sites.list_metadata(params).await.during("list the Sites")?;
+        pages.turn(&list.metadata);
         for site in list {
             let Some(by) = site.annotations().get(names::ANNOTATION_RESTORE) else { continue };
             if !there.contains_key(by) {
@@ -78,11 +77,8 @@ async fn sweep(room: &Room) -> Result<()> {
                 let_be(&sites, &site.name_any(), by).await?;
             }
         }
-        match next {
-            Some(token) => page.continue_token = Some(token),
-            None => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 async fn let_be(sites: &Api<Site>, name: &str, restore: &str) -> Result<()> {

@@ -93,19 +93,6 @@ impl Plan {
         names.into_iter().collect()
     }
 
-    /// How many objects of each kind there are in each namespace, and the size of the largest.
-    pub fn sizes(&self) -> Sizes {
-        let mut sizes = Sizes::new();
-        for (key, item) in self.items() {
-            let Some(namespace) = &key.namespace else { continue };
-            let of = (namespace.clone(), item.api_version.to_string(), key.kind.clone());
-            let (count, largest) = sizes.entry(of).or_default();
-            *count += 1;
-            *largest = (*largest).max(item.size);
-        }
-        sizes
-    }
-
     /// Whether this namespace was recorded as the Site's own.
     pub fn recorded(&self, namespace: &NamespaceRef) -> bool {
         self.before.contains(namespace)
@@ -158,6 +145,19 @@ impl Plan {
         };
         (same_owners || !owners) && digest_without_owners(&mut form) == item.expected
     }
+}
+
+/// How many of these objects there are of each kind in each namespace, and the size of the largest.
+pub fn sizes<'a>(items: impl Iterator<Item = (&'a ObjectKey, &'a Item)>) -> Sizes {
+    let mut sizes = Sizes::new();
+    for (key, item) in items {
+        let Some(namespace) = &key.namespace else { continue };
+        let of = (namespace.clone(), item.api_version.to_string(), key.kind.clone());
+        let (count, largest) = sizes.entry(of).or_default();
+        *count += 1;
+        *largest = (*largest).max(item.size);
+    }
+    sizes
 }
 
 /// Says what is wrong with an object of a site, or with the site.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kube::ResourceExt;
-use kube::api::ListParams;
 
 use super::act::Work;
 use super::decide::Job;
@@ -14,7 +13,7 @@ use super::object::Made;
 use super::plan::{Plan, failure};
 use super::site::Attempt;
 use crate::api::{RESTORE_STOPPED, Reason, Site, Time, VerifiedSite, names};
-use crate::cluster::{During, Holder, Result, lookup};
+use crate::cluster::{During, Holder, Pages, Result, lookup};
 
 /// Sites of one page of a list.
 const PAGE: u32 = 500;
@@ -67,19 +66,15 @@ impl Work {
         }
         let wanted: std::collections::HashSet<&str> = jobs.iter().map(|j| &*j.name).collect();
         let mut sites = HashMap::new();
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let list = self.sites().list(&page).await.during("list the Sites")?;
-            let next = list.metadata.continue_.clone().filter(|token| !token.is_empty());
+        let mut pages = Pages::of(PAGE);
+        while let Some(params) = pages.next() {
+            let list = self.sites().list(params).await.during("list the Sites")?;
+            pages.turn(&list.metadata);
             for mut site in list {
                 if wanted.contains(site.name_any().as_str()) {
                     site.metadata.managed_fields = None;
                     sites.insert(site.name_any(), site);
                 }
-            }
-            match next {
-                Some(token) => page.continue_token = Some(token),
-                None => break,
             }
         }
         let absent = jobs.iter().filter(|job| !sites.contains_key(&job.name));

@@ -1,6 +1,6 @@
 //! The course of one Restore through its sites: who is next, who waits, who is done.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::site::{Attempt, Progress};
 use crate::api::Reason;
 use crate::cluster::{During, Result};
 
-/// Sites that are prepared at the same time; each has its archive in memory.
+/// Sites that are prepared at the same time: their archives are read, page by page.
 const PREPARING: usize = 16;
 /// Sites whose index is kept from its preparing until its turn; that of the others is read again,
 /// so that memory does not grow with the number of sites.
@@ -34,6 +34,9 @@ const TELL_STAGE_AFTER: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(250);
 /// Between two writes of the progress.
 const TELL: Duration = Duration::from_secs(1);
+
+/// A site's place, and of how many.
+type Place = (i64, i64);
 
 /// Gives back what is verified, and what lived and cannot be restored. Only then it has ended: a
 /// crash in between must find it open.
@@ -266,15 +269,12 @@ impl Course<'_> {
         let enough = if unprepared { enough.min(UNPREPARED) } else { enough };
         let begun = Instant::now();
         let mut looked = begun;
-        let mut fresh = self.queue();
-        let mut again: HashSet<String> = HashSet::new();
-        fresh.retain(|name| {
-            let waits = self.memories.get(name).is_some_and(|m| m.again.is_some());
-            if waits {
-                again.insert(name.clone());
-            }
-            !waits
-        });
+        // Those that wait, and those that were not looked at yet; both in the order of their places.
+        let waits = |name: &String| self.memories.get(name).is_some_and(|m| m.again.is_some());
+        let (again, fresh): (Vec<_>, Vec<_>) =
+            self.queue().into_iter().partition(|(_, name)| waits(name));
+        let mut again: BTreeSet<(Place, String)> = again.into_iter().collect();
+        let mut fresh: VecDeque<(Place, String)> = fresh.into();
         let mut looking = HashSet::new();
         let mut running = FuturesUnordered::new();
         let mut telling = FuturesUnordered::new();
@@ -283,16 +283,17 @@ impl Course<'_> {
             {
                 // Sites that wait take a quarter of the slots while others have not been begun.
                 let may_look = fresh.is_empty() || looking.len() < parallelism.div_ceil(4);
-                let due = again.iter().filter(|_| may_look).find(|name| {
-                    let due = self.memories.get(*name).and_then(|m| m.again);
-                    due.is_none_or(|(at, _)| at <= Instant::now())
+                let now = Instant::now();
+                let due = again.iter().filter(|_| may_look).find(|(_, name)| {
+                    let due = self.memories.get(name).and_then(|m| m.again);
+                    due.is_none_or(|(at, _)| at <= now)
                 });
                 let due = due.cloned();
-                let Some(name) = due.clone().or_else(|| fresh.pop_front()) else { break };
-                if due.is_some() {
-                    again.remove(&name);
-                    looking.insert(name.clone());
+                if let Some(due) = &due {
+                    again.remove(due);
+                    looking.insert(due.1.clone());
                 }
+                let Some((place, name)) = due.or_else(|| fresh.pop_front()) else { break };
                 let Some(job) = jobs.get(name.as_str()).copied() else { continue };
                 let Some(memory) = self.memories.get_mut(&name) else { continue };
                 let Some(prepared) = memory.prepared.clone() else { continue };
@@ -306,7 +307,7 @@ impl Course<'_> {
                     let attempt = limits.limit(&job.name, attempt);
                     let objects = (done.load(Ordering::Relaxed), prepared.total);
                     let settled = settle(work, job, attempt, objects).await;
-                    (job, settled, notices, progress, limits.waiting_since)
+                    (place, job, settled, notices, progress, limits.waiting_since)
                 });
             }
             if running.is_empty() {
@@ -316,15 +317,20 @@ impl Course<'_> {
                 }
             }
             tokio::select! {
-                Some((job, settled, notices, progress, waiting_since)) = running.next() => {
+                Some(ended) = running.next() => {
+                    let (place, job, settled, notices, progress, waiting_since) = ended;
                     looking.remove(&job.name);
                     if matches!(settled, Settled::Waiting(..)) {
-                        again.insert(job.name.clone());
+                        again.insert((place, job.name.clone()));
                     } else {
                         self.work.stages.remove(&job.name);
                     }
                     let memory = self.memories.entry(job.name.clone()).or_default();
                     memory.progress = progress;
+                    // Of many that wait, the index is read again rather than kept.
+                    if again.len() > INDICES {
+                        memory.progress.index = None;
+                    }
                     memory.waiting_since = waiting_since;
                     if !notices.is_empty() {
                         memory.notices = notices;
@@ -354,12 +360,13 @@ impl Course<'_> {
     }
 
     /// The sites that have not ended, in the order of their places.
-    fn queue(&self) -> VecDeque<String> {
+    fn queue(&self) -> Vec<(Place, String)> {
         let open = self.memories.iter().filter(|(_, memory)| memory.ended.is_none());
-        let mut open: Vec<((i64, i64), &String)> =
-            open.filter_map(|(name, m)| Some((m.prepared.as_ref()?.place?, name))).collect();
+        let mut open: Vec<(Place, String)> = open
+            .filter_map(|(name, m)| Some((m.prepared.as_ref()?.place?, name.clone())))
+            .collect();
         open.sort();
-        open.into_iter().map(|(_, name)| name.clone()).collect()
+        open
     }
 
     /// Stages that have lasted, and are not written down.

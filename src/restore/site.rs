@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt};
 use http::Method;
@@ -15,9 +16,9 @@ use super::budget;
 use super::compare::{Cause, differences};
 use super::create::{IN_FLIGHT, as_it_lives};
 use super::decide::Job;
-use super::index::Index;
+use super::index::{Index, Item};
 use super::object::{Live, Maker, Wanted};
-use super::plan::Plan;
+use super::plan::{Plan, sizes};
 use crate::api::{NamespaceRef, Reason, RestoreFailure, VerifiedSite, names};
 use crate::cluster::collect::ObjectState;
 use crate::cluster::describe;
@@ -33,6 +34,11 @@ const PAGE: usize = 500;
 const ADDED: usize = 2 * 1024;
 /// How often a list is begun anew when the API server has forgotten where it was.
 const RESTARTS: usize = 3;
+/// For so long after everything was created only what controllers make ready is looked at: once it
+/// is, or this has passed, everything is read back, and every difference told.
+const EARLY: Duration = Duration::from_secs(10);
+/// For so long after everything was created no controller can have done anything.
+const TOO_EARLY: Duration = Duration::from_millis(200);
 
 /// How an attempt at a site ended.
 pub enum Attempt {
@@ -60,6 +66,8 @@ pub struct Created {
     pub left: HashSet<ObjectKey>,
     /// What was told when it was created.
     pub notices: Vec<RestoreFailure>,
+    /// When that was done.
+    pub at: Option<Instant>,
 }
 
 /// What is remembered of an object that was there before anything was created.
@@ -89,23 +97,33 @@ enum Read<'a> {
     One { kind: &'a Kind, key: ObjectKey },
 }
 
-/// Hands every live object of the plan's kinds and namespaces to `take`, one after the other. What
-/// is not there is not told; what is there may be told twice.
-async fn read_back(
-    maker: &Maker<'_>,
+/// The lists that hold these objects of the plan. Those of no namespace are read one by one.
+fn reads<'a>(
+    maker: &'a Maker<'_>,
     plan: &Plan,
-    take: &mut (dyn FnMut(ObjectKey, Value) + Send),
-) -> Result<(), String> {
+    of: impl Fn(&ObjectKey, &Item) -> bool,
+) -> Vec<Read<'a>> {
+    let of = |(key, item): &(&ObjectKey, &Item)| of(key, item);
     let mut reads = vec![];
-    for ((namespace, api_version, kind), (objects, largest)) in plan.sizes() {
+    for ((namespace, api_version, kind), (objects, largest)) in sizes(plan.items().filter(of)) {
         // A kind that is not served was told when its objects were to be created.
         let Some(kind) = maker.kinds.find(&api_version, &kind) else { continue };
         reads.push(Read::Kind { kind, namespace, objects, largest });
     }
-    for (key, item) in plan.items().filter(|(key, _)| key.namespace.is_none()) {
+    for (key, item) in plan.items().filter(of).filter(|(key, _)| key.namespace.is_none()) {
         let Ok(kind) = maker.kind(&item.api_version, key) else { continue };
         reads.push(Read::One { kind, key: key.clone() });
     }
+    reads
+}
+
+/// Hands every live object of these lists to `take`, one after the other. What is not there is not
+/// told; what is there may be told twice.
+async fn read_back(
+    maker: &Maker<'_>,
+    reads: Vec<Read<'_>>,
+    take: &mut (dyn FnMut(ObjectKey, Value) + Send),
+) -> Result<(), String> {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(IN_FLIGHT);
     // Collected before they are run: the compiler cannot tell the lifetimes otherwise.
     let reads: Vec<_> = reads.iter().map(|of| read(maker, of, sender.clone())).collect();
@@ -200,9 +218,51 @@ pub async fn seen(maker: &Maker<'_>, plan: &Plan) -> Result<HashMap<ObjectKey, S
         let same = !going && plan.is_equal(&key, live, owners);
         seen.insert(key, Seen { live: is, same });
     };
-    let result = read_back(maker, plan, &mut take).await;
+    let result = read_back(maker, reads(maker, plan, |_, _| true), &mut take).await;
     result.map_err(|why| Attempt::Waiting(Reason::Progressing, why))?;
     Ok(seen)
+}
+
+/// What controllers make ready after it was created, in words, while some of it is not and that is
+/// to be expected. A few lists, so that a site is read back as a whole once.
+pub async fn still_starting(
+    maker: &Maker<'_>,
+    plan: &Plan,
+    created: &Created,
+) -> Result<Option<String>, Attempt> {
+    let Some(since) = created.at.map(|at| at.elapsed()).filter(|since| *since < EARLY) else {
+        return Ok(None);
+    };
+    let started = |key: &ObjectKey, item: &Item| {
+        matches!(
+            (key.group.as_str(), key.kind.as_str()),
+            ("apps" | "batch", _) | ("", "Pod" | "ReplicationController" | "PersistentVolumeClaim")
+        ) && is_to_be_ready(plan, created, key, item)
+    };
+    let mut of = plan.items().filter(|(key, item)| started(key, item));
+    if let Some((key, _)) = of.next().filter(|_| since < TOO_EARLY) {
+        return Ok(Some(format!("{key}: was created a moment ago")));
+    }
+    let mut not_ready = None;
+    let mut take = |key: ObjectKey, live: Value| {
+        if plan.item(&key).is_some_and(|item| started(&key, item))
+            && let Some(why) = readiness(&live).waiting_for()
+        {
+            not_ready.get_or_insert_with(|| format!("{key}: {why}"));
+        }
+    };
+    let result = read_back(maker, reads(maker, plan, started), &mut take).await;
+    result.map_err(|why| Attempt::Waiting(Reason::Progressing, why))?;
+    Ok(not_ready)
+}
+
+/// Whether an object was ready in the backup, and has to be again. Sites and Apps are made ready by
+/// their own rooms, after the restore; what was left as it is is not asked.
+fn is_to_be_ready(plan: &Plan, created: &Created, key: &ObjectKey, item: &Item) -> bool {
+    item.state == ObjectState::Ready
+        && key.group != names::GROUP
+        && !created.left.contains(key)
+        && !plan.left_alone(key)
 }
 
 /// Reads everything back, compares it, and asks whether what was ready in the backup is ready. What
@@ -225,11 +285,7 @@ pub async fn verify(
             uids.insert(key.clone(), uid.to_owned());
         }
         let left = created.left.contains(&key);
-        // Sites and Apps are made ready by their own rooms, after the restore.
-        if item.state == ObjectState::Ready
-            && key.group != names::GROUP
-            && !left
-            && !plan.left_alone(&key)
+        if is_to_be_ready(plan, created, &key, item)
             && let Some(why) = readiness(&live).waiting_for()
         {
             not_ready.get_or_insert_with(|| format!("{key}: {why}"));
@@ -239,7 +295,7 @@ pub async fn verify(
         }
         there.insert(key);
     };
-    let result = read_back(maker, plan, &mut take).await;
+    let result = read_back(maker, reads(maker, plan, |_, _| true), &mut take).await;
     result.map_err(|why| Attempt::Waiting(Reason::Progressing, why))?;
     let mut failures = vec![];
     let mut missing: Vec<&ObjectKey> =
@@ -349,3 +405,7 @@ async fn compare(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "site_tests.rs"]
+mod tests;

@@ -173,7 +173,7 @@ fn job(facts: &Facts, name: &str, backup: Option<&Backup>) -> Result<Job, Restor
     };
     let of = backup.spec.site_ref.name.as_str();
     let status = backup.status.clone().unwrap_or_default();
-    if !status.conditions.is_true(ConditionType::Verified) {
+    if !backup.is_verified() {
         let said = status.conditions.get(ConditionType::Succeeded);
         let why = said.map_or("it was not made yet", |said| said.message.as_str());
         let message = format!("it is not verified ({why}): name another, see kubectl get backups");

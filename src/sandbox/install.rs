@@ -87,8 +87,8 @@ pub(super) async fn token(client: &Client, namespace: &str, name: &str) -> Resul
     token.context("the API server answered without a token")
 }
 
-/// Applies the generated files in a folder, not in those below it, in the order of their list; gives the number of
-/// objects.
+/// Applies the generated files in a folder, not in those below it, in the order of their list;
+/// gives the number of objects.
 async fn apply_files(applier: &mut Applier, files: &[Generated], folder: &str) -> Result<usize> {
     let mut count = 0;
     let here = |file: &&Generated| file.path.parent() == Some(Path::new(folder));

@@ -126,8 +126,27 @@ impl Process {
 
     /// The memory that it holds (the resident set), in bytes; 0 when it has ended.
     pub fn memory(&self) -> u64 {
+        self.memory_by("VmRSS:")
+    }
+
+    /// The most memory that it ever held, or since [`Process::forget_peak`], in bytes; 0 when it has
+    /// ended.
+    pub fn peak_memory(&self) -> u64 {
+        self.memory_by("VmHWM:")
+    }
+
+    /// Sets the peak back to what it holds now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn forget_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.pid), "5")
+            .with_context(|| format!("cannot set back the peak of {}", self.spec.name))
+    }
+
+    fn memory_by(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kib.unwrap_or(0) * 1024
     }

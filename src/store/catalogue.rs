@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -174,7 +173,7 @@ impl Store {
     /// # Errors
     /// A store that cannot be read.
     pub async fn catalogue(&self) -> Result<Listing, StoreError> {
-        self.listing("sites").await
+        self.listing(layout::SITES).await
     }
 
     pub(super) async fn listing(&self, folder: &str) -> Result<Listing, StoreError> {
@@ -182,9 +181,9 @@ impl Store {
         let mut found = Listing::default();
         let files = self.objects.list(Some(&Path::from(folder)));
         let mut entries = files
+            .map_err(unreadable)
             .map_ok(|file| self.entry_at(file.location))
-            .try_buffer_unordered(READING)
-            .map_err(unreadable);
+            .try_buffer_unordered(READING);
         while let Some(read) = entries.try_next().await? {
             match read {
                 Some(Ok(entry)) => found.entries.push(entry),
@@ -204,16 +203,12 @@ impl Store {
     async fn entry_at(
         &self,
         path: Path,
-    ) -> object_store::Result<Option<Result<CatalogueEntry, StoreError>>> {
+    ) -> Result<Option<Result<CatalogueEntry, StoreError>>, StoreError> {
         let location = path.as_ref();
         if !location.ends_with(".json") {
             return Ok(None);
         }
-        let bytes = match self.objects.get(&path).await {
-            Ok(result) => result.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(bytes) = self.get(&path).await? else { return Ok(None) };
         let bad = |damage| StoreError::Entry { location: location.to_owned(), damage };
         Ok(Some(self.entry(location, &bytes).map_err(bad)))
     }
@@ -224,8 +219,7 @@ impl Store {
     /// A store that cannot be read, and an entry that cannot be taken.
     pub async fn entry_of(&self, archive: &str) -> Result<Option<CatalogueEntry>, StoreError> {
         let path = Path::from(layout::catalogue_entry(archive));
-        let read = self.entry_at(path).await;
-        read.map_err(|error| StoreError::unreadable(&self.url, error))?.transpose()
+        self.entry_at(path).await?.transpose()
     }
 
     /// The entry in these bytes, which lie at this place.

@@ -59,12 +59,7 @@ impl Store {
     where
         T: DeserializeOwned,
     {
-        let unreadable = |error| StoreError::unreadable(&self.url, error);
-        let bytes = match self.objects.get(&Path::from(place)).await {
-            Ok(result) => result.bytes().await.map_err(unreadable)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
-        };
+        let Some(bytes) = self.get(&Path::from(place)).await? else { return Ok(None) };
         self.document_in(place, bytes).await.map(Some)
     }
 

@@ -24,20 +24,25 @@ pub fn segment(text: &str) -> String {
     encoded
 }
 
+/// The folder of all sites.
+pub const SITES: &str = "sites";
+/// How the name of an archive ends.
+pub const ARCHIVE_SUFFIX: &str = ".jsonl.zst";
+
 /// The folder of a site's archives.
 pub fn site_folder(site_id: &str) -> String {
-    format!("sites/{}", segment(site_id))
+    format!("{SITES}/{}", segment(site_id))
 }
 
 /// Where the archive of an attempt at this Backup lies.
 pub fn archive(site_id: &str, backup: &str, backup_uid: &str, attempt: &str) -> String {
     let [backup, uid, attempt] = [backup, backup_uid, attempt].map(segment);
-    format!("{}/{backup}.{uid}.{attempt}.jsonl.zst", site_folder(site_id))
+    format!("{}/{backup}.{uid}.{attempt}{ARCHIVE_SUFFIX}", site_folder(site_id))
 }
 
 /// Where the catalogue entry of an archive lies.
 pub fn catalogue_entry(archive: &str) -> String {
-    format!("{}.json", archive.strip_suffix(".jsonl.zst").unwrap_or(archive))
+    format!("{}.json", archive.strip_suffix(ARCHIVE_SUFFIX).unwrap_or(archive))
 }
 
 /// The folder of the records of what was deleted past the guard.

@@ -4,13 +4,12 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode};
 
 use super::catalogue::Listing;
+use super::layout::ARCHIVE_SUFFIX;
 use super::{Store, StoreError, layout};
 use crate::api::Time;
 
 /// How the name of a file ends that says that an archive is being taken away.
 const EXPIRED: &str = ".expired";
-/// How the name of an archive ends.
-const ARCHIVE: &str = ".jsonl.zst";
 
 /// One site's part of the store.
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ pub struct ArchiveFile {
 impl ArchiveFile {
     /// What all attempts at one Backup share: its name and UID.
     pub fn backup(&self) -> Option<&str> {
-        let base = self.location.strip_suffix(ARCHIVE)?;
+        let base = self.location.strip_suffix(ARCHIVE_SUFFIX)?;
         let (backup, attempt) = base.rsplit_once('.')?;
         // Older archives have a UID and no attempt.
         (backup.contains('.') && !attempt.contains('/')).then_some(backup)
@@ -54,7 +53,7 @@ impl Store {
     /// # Errors
     /// A store that cannot be read.
     pub async fn site_folders(&self) -> Result<Vec<String>, StoreError> {
-        let sites = Path::from("sites");
+        let sites = Path::from(layout::SITES);
         let found = self.objects.list_with_delimiter(Some(&sites)).await;
         let found = found.map_err(|error| StoreError::unreadable(&self.url, error))?;
         Ok(found.common_prefixes.into_iter().map(|path| path.to_string()).collect())
@@ -73,7 +72,7 @@ impl Store {
             let location = file.location.to_string();
             if let Some(archive) = location.strip_suffix(EXPIRED) {
                 shelf.expired.push(archive.to_owned());
-            } else if location.ends_with(ARCHIVE) {
+            } else if location.ends_with(ARCHIVE_SUFFIX) {
                 let modified = file.last_modified.into();
                 shelf.archives.push(ArchiveFile { location, size: file.size, modified });
             }

@@ -100,3 +100,31 @@ pub(super) async fn put(
         result => result.map(|_| ()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_goes_in_parts_is_not_written_over() {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let path = Path::from("large");
+        let upload = async |mode: PutMode, byte: u8| {
+            let mut upload = Upload::new(objects.clone(), path.clone(), mode);
+            for _ in 0..3 {
+                upload.put(vec![byte; PART / 2]).await?;
+            }
+            assert!(matches!(upload.out, Out::Parts(_)));
+            upload.finish().await
+        };
+        let there = async || objects.get(&path).await.unwrap().bytes().await.unwrap();
+        upload(PutMode::Create, 1).await.unwrap();
+        let error = upload(PutMode::Create, 2).await.unwrap_err();
+        assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
+        assert_eq!((there().await[0], there().await.len()), (1, PART / 2 * 3), "the first one");
+        upload(PutMode::Overwrite, 3).await.unwrap();
+        assert_eq!(there().await[0], 3);
+    }
+}

@@ -15,7 +15,7 @@ use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use reprieve::api::names::{OPERATOR_USER, SERVICE_ACCOUNT_PREFIX};
 use reprieve::api::{App, ConditionType, Conditions as _, Site};
-use reprieve::sandbox::{Operator, Options, Sandbox};
+use reprieve::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 
 /// Requests in flight at a time, in the loop and of whoever creates the fleet.
@@ -71,7 +71,7 @@ async fn main() -> Result<()> {
 
     let operator = sandbox.start_operator(&[]).await?;
     let mut log = Log::at_end(&sandbox)?;
-    let started = rss(&operator)?;
+    let started = operator.process().memory() >> 20;
     let begun = Instant::now();
     let first = fleet(&client, &args).await?;
     println!("operator: {:.1} s until the first Site was Ready", first.as_secs_f64());
@@ -84,14 +84,16 @@ async fn main() -> Result<()> {
     );
     let requests = log.requests()?;
     requests.print("while the fleet came up", took);
-    println!("operator: peak memory {} MiB ({started} MiB at start)", peak(&operator)?);
+    let peak = operator.process().peak_memory() >> 20;
+    println!("operator: peak memory {peak} MiB ({started} MiB at start)");
 
     // What follows the last change (counts, last events) is not idleness.
     tokio::time::sleep(Duration::from_secs(30)).await;
     log.requests()?.print("in the 30 s after", Duration::from_secs(30));
     tokio::time::sleep(Duration::from_secs(args.idle)).await;
     log.requests()?.print("when idle", Duration::from_secs(args.idle));
-    println!("operator: memory {} MiB, peak {} MiB", rss(&operator)?, peak(&operator)?);
+    let (now, peak) = (operator.process().memory() >> 20, operator.process().peak_memory() >> 20);
+    println!("operator: memory {now} MiB, peak {peak} MiB");
     drop(operator);
     sandbox.stop()
 }
@@ -340,21 +342,4 @@ impl Requests {
             println!("    {n:6} {what}");
         }
     }
-}
-
-/// A line of `/proc/<pid>/status` in MiB.
-fn memory(operator: &Operator, field: &str) -> Result<u64> {
-    let path = format!("/proc/{}/status", operator.process().pid());
-    let status = fs::read_to_string(path)?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024)
-}
-
-fn rss(operator: &Operator) -> Result<u64> {
-    memory(operator, "VmRSS:")
-}
-
-fn peak(operator: &Operator) -> Result<u64> {
-    memory(operator, "VmHWM:")
 }

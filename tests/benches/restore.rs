@@ -143,13 +143,13 @@ async fn measure(sites: usize, args: &Args) -> Result<Measured> {
     let operator = sandbox.start_operator(&[]).await?;
     // What a start does is not the restore's.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let started = memory(&operator, "VmHWM:")?;
+    let started = operator.process().peak_memory() >> 20;
     let mut audit = sandbox.audit_from_now()?;
     let (bystander, stop) = bystander(&sandbox).await?;
     let begun = Utc::now();
     println!("restore: load of the machine {}", load());
     restore(&client, sites, args.parallelism).await?;
-    let peak = memory(&operator, "VmHWM:")?;
+    let peak = operator.process().peak_memory() >> 20;
     stop.store(true, Ordering::SeqCst);
     let mut felt = bystander.await??;
     felt.sort();
@@ -514,13 +514,4 @@ fn size(folder: &Path) -> Result<u64> {
         sum += if meta.is_dir() { size(&entry.path())? } else { meta.len() };
     }
     Ok(sum)
-}
-
-/// A line of `/proc/<pid>/status` in MiB.
-fn memory(operator: &Operator, field: &str) -> Result<u64> {
-    let path = format!("/proc/{}/status", operator.process().pid());
-    let status = fs::read_to_string(path)?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024)
 }

@@ -3,6 +3,10 @@
 //! they wait for windows, leases and controllers. One of them: `cargo test --test e2e road`.
 #![cfg(feature = "sandbox")]
 
+// A real Alertmanager.
+#[path = "../alerts/mod.rs"]
+mod alertmanager;
+mod alerts;
 mod app;
 mod archive;
 mod asked;
@@ -13,12 +17,14 @@ mod drill;
 mod mass;
 mod past_guard;
 mod process;
+mod races;
 mod restore;
 mod road;
 mod roundtrip;
 mod schedule;
 mod site;
 mod sources;
+mod writes;
 // Shared with `tests/guard`.
 #[path = "../user/mod.rs"]
 mod user;

@@ -29,6 +29,7 @@ metadata: {name: quick}
 spec:
   environment: Development
   retention: {minimumSeconds: 10, defaultSeconds: 10}
+  blastRadius: {rolling: {maxEntities: 1000, maxPercent: 100}}
   quorum: {approvals: 2, expiresAfterSeconds: 60}
 ";
 

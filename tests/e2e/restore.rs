@@ -9,9 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::user::{Snapshot, User, condition, expect, expect_condition, request, sample};
+use crate::user::{Snapshot, Stage, User, condition, expect, expect_condition, request, sample};
 use reprieve::api::names;
-use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
 
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
@@ -19,15 +18,6 @@ const APP: &str = include_str!("../../deploy/samples/app.yaml");
 /// The namespace that is lost, and the one that is not.
 const LOST: &str = "acme-jobs";
 const KEPT: &str = "acme";
-
-struct Stage {
-    sandbox: Sandbox,
-    operator: Operator,
-    admin: User,
-    alice: User,
-    bob: User,
-    carol: User,
-}
 
 fn backup(name: &str, site: &str) -> Value {
     json!({
@@ -45,21 +35,6 @@ fn restore(name: &str, backups: &[&str]) -> Value {
 }
 
 impl Stage {
-    async fn start() -> Option<Self> {
-        let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
-        sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
-        let alice = User::person(&sandbox, "alice", "reprieve-requester");
-        Some(Self {
-            admin: User::admin(&sandbox),
-            alice,
-            bob: User::person(&sandbox, "bob", "reprieve-approver"),
-            carol: User::person(&sandbox, "carol", "reprieve-approver"),
-            operator,
-            sandbox,
-        })
-    }
-
     async fn snapshot(&self) -> Snapshot {
         Snapshot::of(&self.sandbox, "acme", &[KEPT.to_owned(), LOST.to_owned()]).await
     }

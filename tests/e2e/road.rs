@@ -11,13 +11,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::user::{
-    Snapshot, User, condition, expect, expect_condition, grant, http, request, sample,
+    Snapshot, Stage, User, condition, expect, expect_condition, grant, http, request, sample,
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt as _};
 use reprieve::api::names;
-use reprieve::sandbox::{AuditRecord, Operator, Sandbox, audit};
+use reprieve::sandbox::{AuditRecord, Sandbox, audit};
 use serde_json::{Value, json};
 
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
@@ -26,45 +26,14 @@ const APP: &str = include_str!("../../deploy/samples/app.yaml");
 const SITES: [&str; 4] = ["acme", "bolt", "cato", "dune"];
 const BINDING: &str = "validatingadmissionpolicybinding";
 
-/// The cluster and everybody in it.
-struct Stage {
-    sandbox: Sandbox,
-    operator: Operator,
-    admin: User,
-    /// Requester, and approver of others' requests.
-    alice: User,
-    /// Approvers.
-    bob: User,
-    carol: User,
-    /// A service account with the role of an approver.
-    robot: User,
-}
+/// A service account with the role of an approver.
+const ROBOT: &str = "system:serviceaccount:default:default";
 
 fn ids(numbers: &[u32]) -> Vec<String> {
     numbers.iter().map(|n| format!("site-{n}")).collect()
 }
 
 impl Stage {
-    async fn start() -> Option<Self> {
-        let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
-        sandbox.install().await.expect("it can be installed");
-        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
-        let alice = User::person(&sandbox, "alice", "reprieve-requester");
-        grant(&sandbox, "alice", "reprieve-approver");
-        let robot = "system:serviceaccount:default:default";
-        grant(&sandbox, robot, "reprieve-approver");
-        let robot = sandbox.service_account_kubeconfig("default", "default").await;
-        Some(Self {
-            admin: User::admin(&sandbox),
-            alice,
-            bob: User::person(&sandbox, "bob", "reprieve-approver"),
-            carol: User::person(&sandbox, "carol", "reprieve-approver"),
-            robot: User::new(&sandbox, robot.expect("a token")),
-            operator,
-            sandbox,
-        })
-    }
-
     async fn snapshots(&self) -> Vec<Snapshot> {
         let mut all = vec![];
         for site in SITES {
@@ -122,6 +91,8 @@ impl Stage {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_road_from_a_request_to_a_restore() {
     let Some(mut stage) = Stage::start().await else { return };
+    grant(&stage.sandbox, "alice", "reprieve-approver");
+    grant(&stage.sandbox, ROBOT, "reprieve-approver");
     let begun = Instant::now();
     let step = |what: &str| eprintln!("{:6.1} s {what}", begun.elapsed().as_secs_f64());
     sites_become_ready(&stage);
@@ -316,8 +287,9 @@ async fn hold_and_cancel(stage: &Stage) {
 
     let approval = |value: String| format!("approval.reprieve.dev/x={value}");
     stage.bob.annotate("undone", &approval(format!("{digest} carol"))).denied(&["you are bob"]);
-    let robot = "system:serviceaccount:default:default";
-    let refused = stage.robot.annotate("undone", &approval(format!("{digest} {robot}")));
+    let robot = stage.sandbox.service_account_kubeconfig("default", "default").await;
+    let robot = User::new(&stage.sandbox, robot.expect("a token"));
+    let refused = robot.annotate("undone", &approval(format!("{digest} {ROBOT}")));
     refused.denied(&["service account"]);
     let own = stage.alice.annotate("undone", &approval(format!("{digest} alice")));
     own.denied(&["asked for this deletion"]);

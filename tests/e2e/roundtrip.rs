@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::user::{User, expect_condition, request, sample};
+use crate::user::{Stage, expect_condition, request, sample};
 use reprieve::cluster::collect::{Collected, Freshness, ObjectState, collect};
 use reprieve::cluster::discover::discover;
-use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
 
 const SITE: &str = include_str!("../../deploy/samples/site.yaml");
@@ -36,15 +35,6 @@ const COMPONENTS: [(&str, Option<&str>); 10] = [
     ("ship", None),
 ];
 
-struct Stage {
-    sandbox: Sandbox,
-    operator: Operator,
-    admin: User,
-    alice: User,
-    bob: User,
-    carol: User,
-}
-
 fn component(name: &str) -> String {
     COMPONENT.replace("NAME", name)
 }
@@ -54,19 +44,6 @@ fn races() -> Vec<String> {
 }
 
 impl Stage {
-    async fn start() -> Option<Self> {
-        let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
-        sandbox.install().await.expect("it can be installed");
-        Some(Self {
-            admin: User::admin(&sandbox),
-            alice: User::person(&sandbox, "alice", "reprieve-requester"),
-            bob: User::person(&sandbox, "bob", "reprieve-approver"),
-            carol: User::person(&sandbox, "carol", "reprieve-approver"),
-            operator: sandbox.start_operator(&[]).await.expect("the operator starts"),
-            sandbox,
-        })
-    }
-
     fn apply(&self, manager: &str, namespace: &str, yaml: &str) -> crate::user::Said {
         let args = format!("apply --server-side --field-manager={manager} -n {namespace} -f -");
         self.admin.with_input(&args, yaml)
@@ -443,21 +420,15 @@ async fn memory_does_not_grow_with_the_size_of_a_site() {
     .await;
     made.into_iter().for_each(|made| made.expect("it is created"));
     purge(&stage, 1..=1);
-    let pid = stage.operator.process().pid();
-    let memory = |field: &str| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        let line = text.lines().find(|line| line.starts_with(field)).expect("a line").to_owned();
-        let number = line.split_whitespace().nth(1).expect("a number").parse::<u64>();
-        number.expect("a number") / 1024
-    };
-    // Sets the peak back to what is in use now.
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("it is ours");
-    let (before, begun) = (memory("VmRSS"), Instant::now());
+    let operator = stage.operator.process();
+    operator.forget_peak().expect("it runs");
+    let (before, begun) = (operator.memory() >> 20, Instant::now());
+    assert!(before > 0, "it does not run");
     let source = json!({"deletionRequestRef": {"name": "all"}});
     stage.admin.create(&restore("back", &source)).worked();
     let live = ended(&stage, "back");
     expect_condition(&live, "Succeeded", &["True Verified"]);
-    let peak = memory("VmHWM");
+    let peak = operator.peak_memory() >> 20;
     println!(
         "{OBJECTS} objects of 100 kB in {:.1} s: from {before} MiB to at most {peak} MiB",
         begun.elapsed().as_secs_f64()

@@ -224,6 +224,7 @@ async fn backups_come_by_schedule_and_go_when_they_expire() {
     let Some(sandbox) = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await else { return };
     let client = sandbox.admin();
     install_crds(&client).await;
+    crate::writes::nothing_is_done_to_what_was_not_read(&client).await;
     let store_dir = sandbox.dir().join("test-store");
     std::fs::create_dir(&store_dir).unwrap();
     let store = Store::open(&format!("file://{}", store_dir.display())).await.unwrap();

@@ -21,7 +21,10 @@ const LAB: &str = "
 apiVersion: reprieve.dev/v1alpha1
 kind: DeletionPolicy
 metadata: {name: lab}
-spec: {environment: Development, retention: {minimumSeconds: 10, defaultSeconds: 30}}
+spec:
+  environment: Development
+  retention: {minimumSeconds: 10, defaultSeconds: 30}
+  blastRadius: {rolling: {maxEntities: 1000, maxPercent: 100}}
 ";
 const WIDGETS: &str = "
 apiVersion: apiextensions.k8s.io/v1

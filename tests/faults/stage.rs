@@ -13,7 +13,7 @@ use reprieve::sandbox::{AuditRecord, Operator, Proxy, Sandbox, audit};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::user::{Snapshot, condition, grant, http};
+use crate::user::{PEOPLE, Snapshot, condition, grant, http};
 
 pub const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
 /// How long anything may take.
@@ -38,11 +38,7 @@ impl Stage {
         let kubeconfig = proxy.kubeconfig(&sandbox.operator_kubeconfig()).expect("a kubeconfig");
         let operator = sandbox.start_operator_as(&kubeconfig, &[]).await.expect("it starts");
         let mut people = vec![];
-        for (name, role) in [
-            ("alice", "reprieve-requester"),
-            ("bob", "reprieve-approver"),
-            ("carol", "reprieve-approver"),
-        ] {
+        for (name, role) in PEOPLE {
             let kubeconfig = sandbox.user(name, &[]).expect("a kubeconfig");
             grant(&sandbox, name, role);
             people.push((name, sandbox.client_for(&kubeconfig).await.expect("a client")));

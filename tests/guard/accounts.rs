@@ -77,7 +77,7 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
     let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let flag = json!({"type": "boolean"});
     let add = json!([
-        {"op": "add", "path": format!("{spec}/alerts"), "value": any},
+        {"op": "add", "path": format!("{spec}/later"), "value": any},
         {"op": "add", "path": format!("{spec}/backup/properties/drillBeforePurge"), "value": flag},
     ]);
     json_patch(&crds, name, add).await.expect("an administrator may upgrade");
@@ -88,20 +88,25 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
     all.create(&PostParams::default(), &tomorrow).await.expect("a policy");
     let dynamic: Api<kube::api::DynamicObject> =
         Api::all_with(c.admin.clone(), &kube::api::ApiResource::erase::<DeletionPolicy>(&()));
-    let with = json!({"spec": {
-        "alerts": {"alertmanager": {"url": "http://a"}}, "backup": {"drillBeforePurge": true}}});
+    let with = json!({"spec": {"later": {"a": {"b": "c"}}, "backup": {"drillBeforePurge": true}}});
     eventually("the new fields are served", async || {
         let live = merge(&dynamic, "tomorrow", with.clone()).await.expect("an administrator may");
-        live.data["spec"]["alerts"]["alertmanager"]["url"] == "http://a"
+        live.data["spec"]["later"]["a"]["b"] == "c"
     })
     .await;
     let mine: Api<kube::api::DynamicObject> =
         Api::all_with(editor.clone(), &kube::api::ApiResource::erase::<DeletionPolicy>(&()));
     for (patch, field) in [
-        (json!({"spec": {"alerts": {"alertmanager": {"url": "http://b"}}}}), "weaker (alerts)"),
-        (json!({"spec": {"alerts": null}}), "weaker (alerts)"),
-        (json!({"spec": {"backup": {"drillBeforePurge": false}}}), "weaker (backup)"),
-        (json!({"spec": {"backup": {"drillBeforePurge": null}}}), "weaker (backup)"),
+        (json!({"spec": {"later": {"a": {"b": "d"}}}}), "weaker (later)"),
+        (json!({"spec": {"later": null}}), "weaker (later)"),
+        (
+            json!({"spec": {"backup": {"drillBeforePurge": false}}}),
+            "weaker (backup.drillBeforePurge)",
+        ),
+        (
+            json!({"spec": {"backup": {"drillBeforePurge": null}}}),
+            "weaker (backup.drillBeforePurge)",
+        ),
     ] {
         let message = denied(policy::WEAKEN, merge(&mine, "tomorrow", patch).await);
         assert!(message.contains(field), "{message}");
@@ -109,7 +114,7 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     merge(&mine, "tomorrow", label).await.expect("a label is no change");
     let remove = json!([
-        {"op": "remove", "path": format!("{spec}/alerts")},
+        {"op": "remove", "path": format!("{spec}/later")},
         {"op": "remove", "path": format!("{spec}/backup/properties/drillBeforePurge")},
     ]);
     json_patch(&crds, name, remove).await.expect("put back");

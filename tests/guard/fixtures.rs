@@ -1,6 +1,6 @@
 //! What the rows of the table are tried on.
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use reprieve::api::{App, DeletionRequest, Site, names};
 use serde_json::{Value, json};
@@ -78,7 +78,10 @@ pub fn development(name: &str) -> Value {
     "spec": {
         "environment": "Development",
         "retention": {"minimumSeconds": 100, "defaultSeconds": 1000, "maximumSeconds": 10000},
-        "blastRadius": {"maxEntities": 5, "hardMaxEntities": 50},
+        "blastRadius": {
+            "maxEntities": 5, "hardMaxEntities": 50,
+            "rolling": {"windowSeconds": 86400, "maxEntities": 50, "maxPercent": 5},
+        },
         "quorum": {"approvals": 3, "overrideApprovals": 5, "expiresAfterSeconds": 3600},
         "backup": {"keepSeconds": 3000000, "drillBeforePurge": true},
     }})
@@ -161,6 +164,17 @@ pub async fn make(c: &Cluster) {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t-pod"},
         "spec": {"containers": [{"name": "c", "image": "none.example/none"}]}});
     create(&format!("{SYSTEM}/pods"), pod).await;
+    let mut watched = development("t-watched");
+    watched["spec"]["alerts"] = json!({"alertmanager": {"url": "http://alertmanager"}});
+    create(POLICIES, watched).await;
+    // Made by the operator at its first purge.
+    let ledger = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"entries": ""},
+        "metadata": {"name": names::LEDGER, "namespace": names::OPERATOR_NAMESPACE}});
+    let ledger = serde_json::from_value(ledger).expect("a ConfigMap");
+    Api::<ConfigMap>::namespaced(c.operator.clone(), names::OPERATOR_NAMESPACE)
+        .create(&post, &ledger)
+        .await
+        .expect("the operator may");
     // So that it can be created anew.
     let policies: Api<reprieve::api::DeletionPolicy> = Api::all(c.admin.clone());
     policies.delete("default", &Default::default()).await.expect("an administrator may");

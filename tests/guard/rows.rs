@@ -27,6 +27,7 @@ pub async fn all(c: &Cluster) -> String {
     requests(&mut rows);
     policies(&mut rows);
     kept(&mut rows);
+    ledger(&mut rows);
     accounts(&mut rows);
     let table = senders.try_all(&rows).await;
     assert_eq!(before, uids(c).await, "something of what was tried on has changed");
@@ -325,9 +326,15 @@ fn policies(rows: &mut Vec<Row>) {
         ("quorum", "overrideApprovals", 4, 6),
         ("quorum", "expiresAfterSeconds", 3601, 3599),
         ("backup", "keepSeconds", 2_999_999, 3_000_001),
+        ("blastRadius.rolling", "windowSeconds", 86_399, 86_401),
+        ("blastRadius.rolling", "maxEntities", 51, 49),
+        ("blastRadius.rolling", "maxPercent", 6, 4),
     ];
     for (group, field, weaker, stricter) in fields {
-        let patch = |value: i64| json!({"spec": {group: {field: value}}});
+        let patch = |value: i64| {
+            let parts = group.rsplit('.');
+            json!({"spec": parts.fold(json!({field: value}), |below, part| json!({part: below}))})
+        };
         let what = format!("DeletionPolicy {group}.{field}");
         rows.push(
             row("T16", p, &format!("{what} weaker"), Form::Merge, &path)
@@ -349,6 +356,20 @@ fn policies(rows: &mut Vec<Row>) {
             .may(&WITH_VERBS)
             .says("weaker (backup.drillBeforePurge)"),
     );
+    let watched = format!("{POLICIES}/t-watched");
+    for (what, path, alerts) in [
+        ("given", &path, json!({"alertmanager": {"url": "http://other"}})),
+        ("elsewhere", &watched, json!({"alertmanager": {"url": "http://other"}})),
+        ("ignored", &watched, json!({"ignore": ["SiteDown"]})),
+        ("taken away", &watched, Value::Null),
+    ] {
+        rows.push(
+            row("T16", p, &format!("DeletionPolicy alerts {what}"), Form::Merge, path)
+                .body(json!({"spec": {"alerts": alerts}}))
+                .may(&WITH_VERBS)
+                .says("weaker (alerts)"),
+        );
+    }
     rows.push(
         row("T16", p, "DELETE DeletionPolicy", Form::Delete, &path).may(&WITH_VERBS).says(needs),
     );
@@ -418,6 +439,26 @@ fn kept(rows: &mut Vec<Row>) {
             .may(&EVERYBODY),
     );
     rows.push(row("", p, "DELETE another volume", Form::Delete, &free).may(&EVERYBODY));
+}
+
+/// T13, T16: the ledger of purges.
+fn ledger(rows: &mut Vec<Row>) {
+    let (p, o) = (policy::PURGE_LEDGER, [Who::Operator]);
+    let path = format!("{SYSTEM}/configmaps/{}", names::LEDGER);
+    rows.push(row("T13", p, "DELETE the ledger of purges", Form::Delete, &path));
+    let all = format!("{SYSTEM}/configmaps");
+    let named = format!("{all}?fieldSelector=metadata.name%3D{}", names::LEDGER);
+    rows.push(row("T13", p, "DELETE it (deletecollection)", Form::Delete, &named));
+    let empty = json!({"data": {"entries": ""}});
+    rows.push(row("T13", p, "ledger emptied", Form::Merge, &path).body(empty).may(&o));
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    rows.push(row("T13", p, "ledger with a label", Form::Merge, &path).body(label).may(&o));
+    let mut apply = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"entries": ""}});
+    apply["metadata"] = json!({"name": names::LEDGER});
+    let forced = format!("{path}?fieldManager={}&force=true", names::FIELD_MANAGER);
+    rows.push(row("T13", p, "ledger by a forced apply", Form::Apply, &forced).body(apply).may(&o));
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t-other"}});
+    rows.push(row("", p, "another ConfigMap", Form::Post, &all).body(other).may(&EVERYBODY));
 }
 
 /// T10, T19.

@@ -32,9 +32,22 @@ pub fn base(kind: &str) -> Value {
         "DeletionPolicy" => json!({
             "environment": "Production",
             "retention": {"minimumSeconds": 86400, "defaultSeconds": 259_200, "maximumSeconds": 7_776_000},
-            "blastRadius": {"maxEntities": 10, "hardMaxEntities": 100},
+            "blastRadius": {
+                "maxEntities": 10, "hardMaxEntities": 100,
+                "rolling": {"windowSeconds": 86400, "maxEntities": 50, "maxPercent": 5},
+            },
             "quorum": {"approvals": 2, "overrideApprovals": 3, "expiresAfterSeconds": 86400},
             "backup": {"keepSeconds": 2_592_000, "drillBeforePurge": true, "drilledWithinSeconds": 2_764_800},
+            "alerts": {
+                "alertmanager": {
+                    "url": "https://alertmanager.monitoring.svc:9093/prefix",
+                    "timeoutSeconds": 5,
+                    "secretRef": {"name": "alertmanager"},
+                },
+                "matchers": ["severity=\"critical\""],
+                "ignore": ["InfoInhibitor"],
+                "watchdog": "Watchdog",
+            },
         }),
         "Backup" => json!({
             "siteRef": {"name": "acme", "uid": "a", "id": "site-1"},
@@ -209,6 +222,13 @@ pub fn rules() -> Vec<Case> {
             "blastRadius.hardMaxEntities must be at most 100 in Production",
             json!({"/spec/environment": "Development", "/spec/blastRadius/hardMaxEntities": 1000}),
             json!({"/spec/blastRadius/hardMaxEntities": 101}),
+        ),
+        create(
+            "DeletionPolicy",
+            ".spec",
+            "blastRadius.rolling.windowSeconds must be at least 86400 (24 h) in Production",
+            json!({"/spec/environment": "Development", "/spec/blastRadius/rolling": {"windowSeconds": 10}}),
+            json!({"/spec/blastRadius/rolling": {"windowSeconds": 86399}}),
         ),
         create(
             "DeletionPolicy",

@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 
 use reprieve::cluster::collect::{Freshness, collect};
 use reprieve::cluster::discover::discover;
-use reprieve::sandbox::Sandbox;
+use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who takes part in most stories, each with a role: a requester and two approvers.
+pub const PEOPLE: [(&str, &str); 3] =
+    [("alice", "reprieve-requester"), ("bob", "reprieve-approver"), ("carol", "reprieve-approver")];
 
 /// Somebody with kubectl.
 #[derive(Clone)]
@@ -140,6 +144,29 @@ impl User {
         });
         expect(&format!("state of dreq {request}"), state, &live["status"]["state"], &live);
         live
+    }
+}
+
+/// A cluster with the operator in it, and those that most stories need.
+pub struct Stage {
+    pub sandbox: Sandbox,
+    pub operator: Operator,
+    pub admin: User,
+    /// Requester.
+    pub alice: User,
+    /// Approvers.
+    pub bob: User,
+    pub carol: User,
+}
+
+impl Stage {
+    /// None: this machine cannot have a cluster.
+    pub async fn start() -> Option<Self> {
+        let sandbox = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await?;
+        sandbox.install().await.expect("it can be installed");
+        let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
+        let [alice, bob, carol] = PEOPLE.map(|(name, role)| User::person(&sandbox, name, role));
+        Some(Self { admin: User::admin(&sandbox), alice, bob, carol, operator, sandbox })
     }
 }
 

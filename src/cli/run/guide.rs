@@ -6,7 +6,9 @@ use clap::Args as _;
 
 use super::args::Args;
 use crate::cluster::Metrics;
-use crate::cluster::metrics::{AtStage, Counts, Kind, Reconciled, Room, State};
+use crate::cluster::metrics::{
+    AtStage, Counts, Ended, Kind, Reconciled, RequestCounts, Room, Source, State,
+};
 use crate::guard;
 
 /// The page, with `$FLAGS`, `$METRICS`, `$RIGHTS` and `$ROLES` in place of the tables.
@@ -43,6 +45,13 @@ fn metrics() -> String {
     drop(metrics.reconciliations.get_or_create(&Reconciled { room: "", result: "" }));
     drop(metrics.reconcile_seconds.get_or_create(&Room { room: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
+    drop(metrics.alert_source_up.get_or_create(&Source { url: String::new() }));
+    drop(metrics.requests_ended.get_or_create(&Ended::default()));
+    let one = || ((String::new(), String::new()), 1);
+    metrics.count_requests(move || RequestCounts {
+        states: [(String::new(), 1)].into(),
+        gates: [one()].into(),
+    });
     drop(metrics.restores.get_or_create(&State { state: "" }));
     drop(metrics.restore_sites.get_or_create(&AtStage { stage: "" }));
     metrics.drills.example();
