@@ -43,6 +43,12 @@ async fn alerts_cancel_and_limits_hold() {
         let stage = stage.clone();
         std::thread::spawn(move || scene(&stage))
     });
+    // It is told only while a request is open that asks it.
+    let (up, begun) = ("reprieve_alert_source_up{url=\"http://", Instant::now());
+    while !http(operator.listen(), "/metrics").is_some_and(|(_, text)| text.contains(up)) {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no {up} in /metrics");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     for scene in played {
         scene.join().expect("the scene is as it should be");
     }
@@ -50,7 +56,6 @@ async fn alerts_cancel_and_limits_hold() {
     for line in [
         "reprieve_requests_ended_total{state=\"Cancelled\",reason=\"CancelledByAlert\"}",
         "reprieve_requests{state=\"Completed\"}",
-        "reprieve_alert_source_up{url=\"http://",
     ] {
         assert!(metrics.contains(line), "/metrics: expected {line}; seen: {metrics}");
     }
