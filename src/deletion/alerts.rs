@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kube::ResourceExt;
 use regex::Regex;
 
 use super::gates::{Case, Verdict, stricter};
@@ -183,8 +184,15 @@ fn about(alert: &Alert, case: &Case<'_>, alerts: &Alerts, matchers: &[Matcher]) 
 
 fn is_about(alert: &Alert, entity: &PlanEntity, case: &Case<'_>) -> bool {
     let label = |label: &str| alert.labels.get(label);
-    let site = entity.kind == TargetKind::Site
-        && label("site").is_some_and(|site| *site == entity.name || *site == entity.id);
+    // Of an App, its Site's as well: what people miss of it is noticed there.
+    let named = |site: &String| match entity.kind {
+        TargetKind::Site => *site == entity.name || *site == entity.id,
+        TargetKind::App => case.facts.live(entity).is_some_and(|live| {
+            let of = live.site();
+            *site == of.site.name_any() || *site == of.site.spec.id
+        }),
+    };
+    let site = label("site").is_some_and(named);
     let namespace = label("namespace").is_some_and(|namespace| {
         entity.namespaces.iter().any(|n| n.name == *namespace)
             // Of an App those of its plan alone: the rest of its Site is not what goes.

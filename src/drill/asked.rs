@@ -5,45 +5,39 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ListParams, ObjectMeta};
+use kube::api::{Api, ObjectMeta};
 use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 
 use crate::api::{
     Backup, ConditionType, Conditions, DrillSample, ObjectRef, RestoreDrill, RestoreDrillSpec,
     names,
 };
-use crate::cluster::{Context, During, Result, Shutdown, create_if_absent};
+use crate::cluster::{Context, Shutdown, create_if_absent, drive};
 
-/// How often to look for them.
-const LOOK: Duration = Duration::from_secs(5);
 /// How long such a drill may take, in seconds.
 const TIMEOUT_SECONDS: i64 = 3600;
+/// The limit of one look at a Backup.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Makes RestoreDrills for the Backups that ask for one, until shutdown.
 pub async fn run(ctx: Context, down: Shutdown) {
-    let look = async {
-        loop {
-            if let Err(error) = look(&ctx).await {
-                tracing::warn!("cannot look for Backups that are to be drilled: {error}");
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    tokio::select! { () = look => {}, () = down.wait() => {} }
-}
-
-async fn look(ctx: &Context) -> Result<()> {
     let backups: Api<DeserializeGuard<Backup>> = Api::all(ctx.client.clone());
+    let asked = watcher::Config::default().labels(&format!("{}=true", names::LABEL_DRILL_ASKED));
+    let controller = Controller::new(backups, asked);
     let drills: Api<RestoreDrill> = Api::all(ctx.client.clone());
-    let asked = ListParams::default().labels(&format!("{}=true", names::LABEL_DRILL_ASKED));
-    let all = backups.list(&asked).await.during("list the Backups that are to be drilled")?;
-    for backup in all.into_iter().filter_map(|backup| backup.0.ok()) {
-        if let Some(drill) = drill(&backup) {
-            create_if_absent(&drills, &drill).await?;
+    drive("drill-asked", controller, ctx, TIMEOUT, down, move |backup| {
+        let drills = drills.clone();
+        async move {
+            if let Some(drill) = drill(&backup) {
+                create_if_absent(&drills, &drill).await?;
+            }
+            Ok(Action::await_change())
         }
-    }
-    Ok(())
+    })
+    .await;
 }
 
 /// The drill of a Backup. None: it is not verified yet, or was drilled, whatever came of it.

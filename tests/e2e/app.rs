@@ -11,7 +11,7 @@ use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
 
 /// "A second or two", on a machine that does other things as well.
-const SOON: Duration = Duration::from_secs(6);
+const SOON: Duration = Duration::from_secs(15);
 /// What failed is tried again every 15 s.
 const AGAIN: Duration = Duration::from_secs(25);
 

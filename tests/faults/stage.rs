@@ -46,7 +46,7 @@ impl Stage {
         let (_, alice) = people.remove(0);
         // The sites of one test are most of this fleet, and go within minutes.
         let policies: Api<DeletionPolicy> = Api::all(sandbox.admin());
-        let rolling = json!({"windowSeconds": 60, "maxEntities": 10_000, "maxPercent": 100});
+        let rolling = json!({"windowSeconds": 60, "maxEntities": 1000, "maxPercent": 100});
         let patch = Patch::Merge(json!({"spec": {"blastRadius": {"rolling": rolling}}}));
         policies.patch("default", &PatchParams::default(), &patch).await.expect("a policy");
         Some(Self {

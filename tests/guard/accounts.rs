@@ -78,7 +78,7 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
     let flag = json!({"type": "boolean"});
     let add = json!([
         {"op": "add", "path": format!("{spec}/later"), "value": any},
-        {"op": "add", "path": format!("{spec}/backup/properties/drillBeforePurge"), "value": flag},
+        {"op": "add", "path": format!("{spec}/backup/properties/triedBeforePurge"), "value": flag},
     ]);
     json_patch(&crds, name, add).await.expect("an administrator may upgrade");
     let mut tomorrow: DeletionPolicy =
@@ -88,7 +88,7 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
     all.create(&PostParams::default(), &tomorrow).await.expect("a policy");
     let dynamic: Api<kube::api::DynamicObject> =
         Api::all_with(c.admin.clone(), &kube::api::ApiResource::erase::<DeletionPolicy>(&()));
-    let with = json!({"spec": {"later": {"a": {"b": "c"}}, "backup": {"drillBeforePurge": true}}});
+    let with = json!({"spec": {"later": {"a": {"b": "c"}}, "backup": {"triedBeforePurge": true}}});
     eventually("the new fields are served", async || {
         let live = merge(&dynamic, "tomorrow", with.clone()).await.expect("an administrator may");
         live.data["spec"]["later"]["a"]["b"] == "c"
@@ -100,12 +100,12 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
         (json!({"spec": {"later": {"a": {"b": "d"}}}}), "weaker (later)"),
         (json!({"spec": {"later": null}}), "weaker (later)"),
         (
-            json!({"spec": {"backup": {"drillBeforePurge": false}}}),
-            "weaker (backup.drillBeforePurge)",
+            json!({"spec": {"backup": {"triedBeforePurge": false}}}),
+            "weaker (backup.triedBeforePurge)",
         ),
         (
-            json!({"spec": {"backup": {"drillBeforePurge": null}}}),
-            "weaker (backup.drillBeforePurge)",
+            json!({"spec": {"backup": {"triedBeforePurge": null}}}),
+            "weaker (backup.triedBeforePurge)",
         ),
     ] {
         let message = denied(policy::WEAKEN, merge(&mine, "tomorrow", patch).await);
@@ -115,7 +115,7 @@ pub async fn fields_of_tomorrow(c: &Cluster, editor: &Client) {
     merge(&mine, "tomorrow", label).await.expect("a label is no change");
     let remove = json!([
         {"op": "remove", "path": format!("{spec}/later")},
-        {"op": "remove", "path": format!("{spec}/backup/properties/drillBeforePurge")},
+        {"op": "remove", "path": format!("{spec}/backup/properties/triedBeforePurge")},
     ]);
     json_patch(&crds, name, remove).await.expect("put back");
 }
