@@ -82,6 +82,27 @@ fn alerts_are_matched_by_namespace_by_site_and_by_the_matchers() {
     }
 }
 
+/// Whoever looks at a site is told of the site, not of the App that goes.
+#[test]
+fn for_an_app_the_alerts_of_its_site_count_by_name() {
+    let mut facts = app_facts("a", json!({}));
+    step(&mut facts, at(0));
+    let plan = facts.request.status.as_ref().unwrap().plan.clone().unwrap();
+    let gated = Gated { facts, plan, ..Gated::new(&["a"]) };
+    let entity = &gated.plan.entities[0];
+    assert_eq!(entity.kind, TargetKind::App);
+    for (labels, counts) in [
+        (json!({"site": "a"}), true),
+        (json!({"site": "site-a"}), true),
+        (json!({"site": "wiki"}), false),
+        (json!({"site": "b"}), false),
+        (json!({"namespace": "a"}), true),
+        (json!({"namespace": "b"}), false),
+    ] {
+        assert_eq!(is_about(&alert(labels.clone(), 10), entity, &gated.case()), counts, "{labels}");
+    }
+}
+
 #[test]
 fn alerts_that_the_plan_expects_do_not_count() {
     let mut gated = gated(json!({}));
