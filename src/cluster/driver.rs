@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{self, Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Controller};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::metrics::{Counts, Reconciled, Room};
 use super::{Context, Error, Note, Result};
@@ -57,7 +57,10 @@ pub async fn drive<K, F>(
     F: Future<Output = Result<Action>> + Send + 'static,
 {
     let store = controller.store();
-    let concurrency = ctx.concurrency;
+    // Whose turn it is, first come, first served. kube-runtime's own limit takes any of those that
+    // wait: in a room that is busy all the time an unlucky one was not looked at for minutes.
+    let turns = Arc::new(Semaphore::new(usize::from(ctx.concurrency.max(1))));
+    let ends = turns.clone();
     let state = Arc::new(State { room, ctx, backoff: Backoff::default() });
     let (counted, forget) = (state.clone(), state.clone());
     state.ctx.metrics.count(room, move || Counts {
@@ -65,12 +68,22 @@ pub async fn drive<K, F>(
         unparsable: store.state().into_iter().filter(|object| object.0.is_err()).count(),
     });
     controller
-        .with_config(Config::default().concurrency(concurrency))
-        .graceful_shutdown_on(shutdown.wait())
+        .graceful_shutdown_on(async move {
+            shutdown.wait().await;
+            // Who still waits is not begun with.
+            ends.close();
+        })
         .run(
             move |object, state| {
-                let reconcile = reconcile.clone();
-                async move { Ok::<_, Error>(state.once(&object, timeout, reconcile).await) }
+                let (reconcile, turns) = (reconcile.clone(), turns.clone());
+                async move {
+                    let Ok(_turn) = turns.acquire_owned().await else {
+                        return Ok(Action::await_change());
+                    };
+                    // Only who has a turn takes the memory of a reconciliation.
+                    let once = Box::pin(state.once(&object, timeout, reconcile));
+                    Ok::<_, Error>(once.await)
+                }
             },
             |_, _, _| Action::requeue(BACKOFF_MOST),
             state,
