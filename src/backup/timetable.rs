@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use kube::api::{Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -16,7 +15,9 @@ use serde_json::json;
 use super::decide::has_ended;
 use super::schedule::{self, Decision};
 use crate::api::{Backup, ConditionType, Conditions, Site, SiteStatus, Time};
-use crate::cluster::{Context, During, Exact, Result, Shutdown, create_if_absent};
+use crate::cluster::{
+    Context, During, Exact, Result, Shutdown, create_if_absent, patch_status_exact,
+};
 
 /// How often to look whose time has come.
 const TICK: Duration = Duration::from_secs(1);
@@ -151,17 +152,11 @@ fn said(site: &Site, decision: &Decision, now: Time) -> Option<SiteStatus> {
 /// as well.
 async fn write(sites: &Api<Site>, site: &Site, status: &SiteStatus) -> Result<()> {
     let exact = Exact::of(site);
-    let patch = json!({
-        "metadata": { "uid": exact.uid, "resourceVersion": exact.resource_version },
-        "status": {
-            "conditions": status.conditions,
-            "lastScheduleTime": status.last_schedule_time,
-            "nextBackupTime": status.next_backup_time,
-        },
+    let fields = json!({
+        "conditions": status.conditions,
+        "lastScheduleTime": status.last_schedule_time,
+        "nextBackupTime": status.next_backup_time,
     });
-    sites
-        .patch_status(&exact.name, &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .map(|_| ())
-        .during(format!("write the status of the Site {}", exact.name))
+    let doing = format!("write the status of the Site {}", exact.name);
+    patch_status_exact(sites, &exact, fields, doing).await.map(drop)
 }

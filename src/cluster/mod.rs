@@ -37,6 +37,6 @@ pub use lookup::{EntityRow, FEW_IDS, Holder, by_id, holders, list_entities, look
 pub use metrics::Metrics;
 pub use pages::Pages;
 pub use write::{
-    Exact, Written, create_if_absent, delete_exact, merge_diff, patch_exact, set_finalizer,
-    write_status,
+    Exact, Written, create_if_absent, delete_exact, merge_diff, patch_exact, patch_status_exact,
+    set_finalizer, write_status,
 };

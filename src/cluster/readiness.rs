@@ -2,6 +2,7 @@
 //!
 //! Pure: no client and no clock, so that it can be a table, and tried as one.
 
+use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 
 use super::form::group_of;
@@ -59,6 +60,14 @@ pub fn readiness(object: &Value) -> Readiness {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition(object),
         _ => generic(object),
     }
+}
+
+/// Why a namespace that is being deleted does not go, as the namespace controller says it.
+pub fn waits_for(namespace: &Namespace) -> String {
+    let conditions = namespace.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let said: Vec<&str> =
+        conditions.filter(|c| c.status == "True").filter_map(|c| c.message.as_deref()).collect();
+    if said.is_empty() { "its objects are being deleted".to_owned() } else { said.join("; ") }
 }
 
 /// Whether this object has run to its end and will do nothing more: a Job that completed or

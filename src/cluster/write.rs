@@ -152,6 +152,26 @@ where
         .during(format!("change {}", exact.name))
 }
 
+/// Merges `status` into the status of the object, if it is still the one that was read. `doing` is
+/// what this is for, in words.
+///
+/// # Errors
+/// Any answer but success; a conflict when the object has changed since.
+pub async fn patch_status_exact<K>(
+    api: &Api<K>,
+    exact: &Exact,
+    status: Value,
+    doing: impl Into<String>,
+) -> Result<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let patch = json!({ "metadata": exact.metadata(), "status": status });
+    api.patch_status(&exact.name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .during(doing)
+}
+
 /// Adds our finalizer to the object, or removes it, if the object is still the one that was read.
 /// Answers the object as it is now; none when there was nothing to do.
 ///

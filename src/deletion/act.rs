@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ use crate::api::{
 use crate::cluster::metrics::Kind;
 use crate::cluster::{
     Context, During, Error, Exact, Result, chain, create_if_absent, delete_exact, patch_exact,
-    set_finalizer,
+    patch_status_exact, set_finalizer,
 };
 use crate::store::Store;
 
@@ -196,14 +196,8 @@ where
     if let Some(fields) = value.as_object_mut() {
         fields.entry("retentionEndTime").or_insert(serde_json::Value::Null);
     }
-    let body = json!({
-        "metadata": { "uid": exact.uid, "resourceVersion": exact.resource_version },
-        "status": { "deletion": value },
-    });
-    api.patch_status(&exact.name, &PatchParams::default(), &Patch::Merge(&body))
-        .await
-        .during(format!("mark {}", exact.name))
-        .map(drop)
+    let doing = format!("mark {}", exact.name);
+    patch_status_exact(api, exact, json!({ "deletion": value }), doing).await.map(drop)
 }
 
 /// Takes every mark of the request off an entity. Of a Site, Apps and namespaces first and the Site

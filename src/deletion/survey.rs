@@ -16,7 +16,7 @@ use super::held_objects::held;
 use super::observe::{LABEL_REQUEST_UID, SiteFacts};
 use crate::api::{App, AppSpec, Backup, DeletionRequest, Site, TargetKind, Time, names};
 use crate::cluster::unexpected::asks_for;
-use crate::cluster::{Context, During, EntityRow, Exact, Result};
+use crate::cluster::{Context, During, EntityRow, Exact, Pages, Result};
 
 /// Requests that are under way at the same time.
 pub(super) const CONCURRENCY: usize = 16;
@@ -273,14 +273,11 @@ async fn pages<K>(api: &Api<K>, doing: &str, wanted: impl Fn(&K) -> bool) -> Res
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let mut params = ListParams::default().limit(PAGE);
-    let mut all = vec![];
-    loop {
-        let page = api.list(&params).await.during(doing)?;
+    let (mut pages, mut all) = (Pages::of(PAGE), vec![]);
+    while let Some(params) = pages.next() {
+        let page = api.list(params).await.during(doing)?;
+        pages.turn(&page.metadata);
         all.extend(page.items.into_iter().filter(|object| wanted(object)));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
     }
+    Ok(all)
 }

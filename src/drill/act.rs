@@ -3,7 +3,7 @@
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
@@ -13,8 +13,8 @@ use crate::api::{
     Backup, ConditionStatus, ConditionType, Conditions, NamespaceRef, Restore, RestoreDrill, names,
 };
 use crate::cluster::{
-    Context, During, Error, Exact, Result, create_if_absent, delete_exact, is_conflict,
-    is_not_found, patch_exact, set_finalizer,
+    Context, During, Error, Exact, Result, create_if_absent, delete_exact, patch_exact,
+    patch_status_exact, set_finalizer,
 };
 use crate::store::{DrillEvidence, DrilledBackup, Store, drills, layout};
 
@@ -121,14 +121,12 @@ async fn say(ctx: &Context, mark: &Mark) -> Result<()> {
         status["drilledTime"] = json!(mark.time);
     }
     let exact = Exact::of(&backup);
-    let metadata = json!({ "uid": exact.uid, "resourceVersion": exact.resource_version });
-    let patch = json!({ "metadata": metadata, "status": status });
-    match api.patch_status(&exact.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+    match patch_status_exact(&api, &exact, status, doing()).await {
         Ok(_) => Ok(()),
-        Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) if is_conflict(&error) => {
-            Err(Error::answer(doing(), "it was changed meanwhile"))
-        }
-        Err(error) => Err(error).during(doing()),
+        Err(error) => match error.status().map(|status| status.code) {
+            Some(404) => Ok(()),
+            Some(409) => Err(Error::answer(doing(), "it was changed meanwhile")),
+            _ => Err(error),
+        },
     }
 }

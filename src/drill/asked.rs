@@ -43,9 +43,7 @@ pub async fn run(ctx: Context, down: Shutdown) {
 /// The drill of a Backup. None: it is not verified yet, or was drilled, whatever came of it.
 fn drill(backup: &Backup) -> Option<RestoreDrill> {
     let conditions = &backup.status.as_ref()?.conditions;
-    if !conditions.is_true(ConditionType::Verified)
-        || conditions.get(ConditionType::Drilled).is_some()
-    {
+    if !backup.is_verified() || conditions.get(ConditionType::Drilled).is_some() {
         return None;
     }
     let name = backup.name_any();

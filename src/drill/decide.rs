@@ -308,10 +308,6 @@ fn own(facts: &Facts) -> Option<&Restore> {
     (Some(&drill.drill_uid) == uid.as_ref()).then_some(restore)
 }
 
-fn has_ended(restore: &Restore) -> bool {
-    restore.status.as_ref().is_some_and(|status| status.completion_time.is_some())
-}
-
 fn choosing(facts: &Facts, decision: &mut Decision, run: &mut DrillRun, now: Time) -> String {
     if own(facts).is_some() {
         // It was created, and that was not written down.
@@ -383,7 +379,7 @@ fn restoring(facts: &Facts, decision: &mut Decision, run: &mut DrillRun, now: Ti
         let why = format!("its Restore {} was deleted", run.name);
         return fail_and_clean_up(decision, run, Reason::DrillStopped, why);
     };
-    if has_ended(restore) {
+    if restore.has_ended() {
         outcome::judge(run, restore);
         run.stage = DrillStage::CleaningUp;
         decision.requeue = Some(SOON);
@@ -436,7 +432,7 @@ fn clear(facts: &Facts, decision: &mut Decision) {
 
 fn cleaning_up(facts: &Facts, decision: &mut Decision, run: &mut DrillRun) -> String {
     // Nothing is taken away under a Restore that still makes some.
-    if let Some(restore) = own(facts).filter(|restore| !has_ended(restore)) {
+    if let Some(restore) = own(facts).filter(|restore| !restore.has_ended()) {
         if !restore.spec.cancel {
             decision.effects.push(Effect::Cancel(Box::new(restore.clone())));
         }

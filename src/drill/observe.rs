@@ -14,6 +14,7 @@ use crate::api::{
     Backup, ConditionType, Conditions, DrillStage, DrillStrategy, DrilledArchive, NamespaceRef,
     Reason, Restore, RestoreDrill, Time, names,
 };
+use crate::cluster::readiness::waits_for;
 use crate::cluster::{Context, During, Result};
 use crate::store::{Store, StoreError};
 
@@ -64,14 +65,6 @@ async fn scratch(ctx: &Context, uid: &str) -> Result<Vec<Scratch>> {
         },
     };
     Ok(live.into_iter().map(scratch).collect())
-}
-
-/// Why a namespace that is being deleted is still there, as the namespace controller says it.
-fn waits_for(namespace: &Namespace) -> String {
-    let conditions = namespace.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let said: Vec<&str> =
-        conditions.filter(|c| c.status == "True").filter_map(|c| c.message.as_deref()).collect();
-    if said.is_empty() { "its objects are being deleted".to_owned() } else { said.join("; ") }
 }
 
 /// The other drills of which a run is under way.
@@ -144,13 +137,9 @@ fn named(name: &str, backup: Option<Backup>) -> std::result::Result<Candidate, U
     };
     let status = backup.status.clone().unwrap_or_default();
     let site = status.site.clone().unwrap_or_else(|| backup.spec.site_ref.clone());
-    let (true, Some(site_uid), Some(site_id), Some(location), Some(digest)) = (
-        status.conditions.is_true(ConditionType::Verified),
-        site.uid,
-        site.id,
-        status.location,
-        status.digest,
-    ) else {
+    let (true, Some(site_uid), Some(site_id), Some(location), Some(digest)) =
+        (backup.is_verified(), site.uid, site.id, status.location, status.digest)
+    else {
         let message =
             format!("the Backup {name} is not verified: name another in spec.sample.backupRefs");
         let failed = status.conditions.is_true(ConditionType::Stalled);

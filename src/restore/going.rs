@@ -15,6 +15,7 @@ use crate::api::{NamespaceRef, Reason, names};
 use crate::cluster::collect::{Freshness, ObjectState, list};
 use crate::cluster::describe;
 use crate::cluster::form::{ObjectKey, archived_form, field_owners, object_digest};
+use crate::cluster::readiness::waits_for;
 use crate::store::Entry;
 
 /// Lets go of what holds the namespaces that are being deleted, and waits until they are gone. Ok:
@@ -40,7 +41,7 @@ pub async fn let_go(
             failures.push(failure(&job.name, None, Reason::Conflict, why));
             continue;
         }
-        let waits_for = living::waits_for(namespace);
+        let waits_for = waits_for(namespace);
         waiting.push(format!("the namespace {name} is being deleted: {waits_for}"));
         let namespace =
             NamespaceRef { name: name.clone(), uid: namespace.uid().unwrap_or_default() };

@@ -119,14 +119,6 @@ pub fn recorded_now(site: &Site, back: &[NamespaceRef]) -> Vec<NamespaceRef> {
     names.iter().filter_map(find).collect()
 }
 
-/// Why a namespace that is being deleted does not go, as the namespace controller says it.
-pub fn waits_for(namespace: &Namespace) -> String {
-    let conditions = namespace.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let said: Vec<&str> =
-        conditions.filter(|c| c.status == "True").filter_map(|c| c.message.as_deref()).collect();
-    if said.is_empty() { "its objects are being deleted".to_owned() } else { said.join("; ") }
-}
-
 /// Whether a namespace says that it is this Site's.
 pub fn belongs_to(namespace: &Namespace, site: &str) -> bool {
     namespace.labels().get(names::LABEL_SITE).is_some_and(|owner| owner == site)

@@ -18,7 +18,7 @@ use crate::api::{
     ConditionStatus, ConditionType, Conditions, RESTORE_STOPPED, Reason, RestoreFailure, Site,
     SiteRestore, SiteState, VerifiedSite, names,
 };
-use crate::cluster::{During, Exact, Result, patch_exact};
+use crate::cluster::{Exact, Result, patch_exact, patch_status_exact};
 
 /// Where each site under way stands. Most are done before anybody could read it, so it is written
 /// down only of those that take long.
@@ -58,12 +58,9 @@ impl Work {
         restore["place"] = Value::Null;
         restore["places"] = Value::Null;
         let exact = Exact::of(live);
-        let metadata = json!({ "uid": exact.uid, "resourceVersion": exact.resource_version });
-        let patch = json!({ "metadata": metadata, "status": { "restore": restore } });
-        let patch = Patch::Merge(&patch);
         let doing = format!("mark the Site {}", exact.name);
-        let noted = self.sites().patch_status(&exact.name, &PatchParams::default(), &patch).await;
-        let noted = noted.during(doing)?;
+        let note = json!({ "restore": restore });
+        let noted = patch_status_exact(&self.sites(), &exact, note, doing).await?;
         let mark = json!({ (names::ANNOTATION_RESTORE): self.restore });
         let patch = json!({ "metadata": { "annotations": mark } });
         patch_exact(&self.sites(), &Exact::of(&noted), patch).await.map(|_| ())

@@ -7,7 +7,7 @@ use super::awaiting::Known;
 use super::fleet::Fleet;
 use super::inventory::{Inventories, is_moving};
 use super::rows::{Account, NamespaceRow};
-use crate::api::{Backup, ConditionType, Conditions, Inventory, NamespaceRef, Site, names};
+use crate::api::{Backup, Inventory, NamespaceRef, Site, names};
 use crate::cluster::{Context, During, Holder, Result};
 
 /// Everything that the decision about a Site needs.
@@ -136,11 +136,8 @@ pub async fn read_namespace(ctx: &Context, name: &str) -> Result<Option<Namespac
 async fn newest_backup(ctx: &Context, site: &str) -> Result<Option<String>> {
     let api: Api<Backup> = Api::all(ctx.client.clone());
     let all = api.list(&ListParams::default()).await.during("list Backups")?;
-    let verified = all.into_iter().filter(|backup| {
-        let status = backup.status.as_ref();
-        backup.spec.site_ref.name == site
-            && status.is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
-    });
+    let verified =
+        all.into_iter().filter(|backup| backup.spec.site_ref.name == site && backup.is_verified());
     let newest = verified.max_by_key(|backup| {
         (backup.status.as_ref().and_then(|s| s.completion_time), backup.name_any())
     });

@@ -328,10 +328,7 @@ async fn back_up(client: &Client, sites: usize) -> Result<()> {
         post(client, "/apis/reprieve.dev/v1alpha1/backups".to_owned(), backup)
     }))
     .await?;
-    let verified = |b: &Backup| {
-        b.status.as_ref().is_some_and(|s| s.conditions.is_true(ConditionType::Verified))
-    };
-    until(client, verified, sites).await
+    until(client, Backup::is_verified, sites).await
 }
 
 /// Takes the guard away, deletes every Site and its namespace, and puts the guard back.
