@@ -216,7 +216,7 @@ fn what_decides_knows_no_client_no_runtime_and_no_clock() {
         let of_deletion = source.room == "deletion" && PURE.contains(&source.name.as_str());
         let of_drill = source.room == "drill"
             && ["choose.rs", "outcome.rs", "timing.rs"].contains(&source.name.as_str());
-        let pure = ["decide.rs", "estimate.rs", "inert.rs"];
+        let pure = ["decide.rs", "estimate.rs", "inert.rs", "statistics.rs"];
         if !(of_deletion || of_drill || pure.contains(&source.name.as_str())) {
             continue;
         }

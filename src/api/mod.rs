@@ -34,9 +34,9 @@ pub use deletion_request::{
 };
 pub use reason::Reason;
 pub use restore::{
-    DrillSource, DrilledArchive, NotProved, ObjectCounts, OnConflict, Restore, RestoreFailure,
-    RestoreIds, RestoreSource, RestoreSpec, RestoreStatus, RestoreStore, SiteCounts, SiteDrill,
-    VerifiedSite,
+    DrillSource, DrilledArchive, EstimateBasis, NotProved, ObjectCounts, OnConflict, Restore,
+    RestoreFailure, RestoreIds, RestoreSource, RestoreSpec, RestoreStatus, RestoreStore,
+    SiteCounts, SiteDrill, StageEstimate, VerifiedSite,
 };
 pub use restore_drill::{
     DrillOutcome, DrillRun, DrillSample, DrillStage, DrillState, DrillStrategy, DrillTrigger,

@@ -43,6 +43,19 @@ use super::{Condition, NamespaceRef, ObjectRef, Time};
         description = "Objects that are there again"
     ),
     printcolumn(
+        name = "Expected",
+        type_ = "string",
+        json_path = ".status.estimatedCompletionTime",
+        description = "When every site is expected to be done (p50)"
+    ),
+    printcolumn(
+        name = "No later than",
+        type_ = "string",
+        json_path = ".status.noLaterThanTime",
+        description = "When every site is expected to be done at the latest (p90)",
+        priority = "1"
+    ),
+    printcolumn(
         name = "Succeeded",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Succeeded\")].status",
@@ -260,9 +273,51 @@ pub struct RestoreStatus {
     /// When the work began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
+    /// When every site is expected to be done: as likely earlier as later (p50). Absent: it has
+    /// ended, or nothing is known that an estimate could rest on; see `estimateBasis`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_completion_time: Option<Time>,
+    /// When every site is expected to be done at the latest, in nine of ten restores (p90).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_later_than_time: Option<Time>,
+    /// What the estimate rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate_basis: Option<EstimateBasis>,
+    /// When the last site is expected to have passed each stage: `Queue`, `Create`, `WaitForReady`
+    /// and `Verify`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["stage"])
+    )]
+    pub stages: Vec<StageEstimate>,
     /// When the work ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+}
+
+/// What an estimate rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EstimateBasis {
+    /// Sites of this Restore that are done and were measured.
+    pub sites_of_this_run: i64,
+    /// Sites of earlier Restores and drills, as the store knows them.
+    pub sites_of_earlier_runs: i64,
+    /// The same in words, or why there is no estimate yet.
+    pub message: String,
+}
+
+/// When the last site is expected to have passed a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageEstimate {
+    /// The stage: `Queue`, `Create`, `WaitForReady` or `Verify`.
+    pub stage: String,
+    /// As likely earlier as later (p50).
+    pub estimated_completion_time: Time,
+    /// At the latest, in nine of ten restores (p90).
+    pub no_later_than_time: Time,
 }
 
 /// What is back.

@@ -262,6 +262,13 @@ pub struct SiteRestore {
     pub objects_done: i64,
     /// Objects that the backup holds.
     pub objects_total: i64,
+    /// When the site is expected to be back: as likely earlier as later (p50). Absent: nothing is
+    /// known that an estimate could rest on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_completion_time: Option<Time>,
+    /// When the site is expected to be back at the latest, in nine of ten restores (p90).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_later_than_time: Option<Time>,
     /// The namespaces that the Site had recorded when the restore began, with their UIDs: what is
     /// not at its UID was lost. Absent: the Site itself was gone, and all of it is brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,7 +48,7 @@ impl Limiter {
     }
 
     fn tell(&self, limit: usize) {
-        self.0.metrics.restore_request_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        self.0.metrics.restores.request_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     /// Waits for a turn.
@@ -155,10 +155,10 @@ where
                 turn.answer = answer(response, begun.elapsed());
                 let metrics = &limiter.0.metrics;
                 if matches!(turn.answer, Answer::TooMuch(_)) {
-                    metrics.restore_requests_refused.inc();
+                    metrics.restores.requests_refused.inc();
                 }
                 if creates && response.status() == StatusCode::CREATED {
-                    metrics.restore_objects_created.inc();
+                    metrics.restores.objects_created.inc();
                 }
             }
             result
@@ -216,7 +216,7 @@ mod tests {
         assert!((8..=40).contains(&seen), "at a time: {seen}");
         assert_eq!(all.load(Ordering::SeqCst), 200);
         assert_eq!(limiter.state().in_flight, 0);
-        assert_eq!(limiter.0.metrics.restore_objects_created.get(), 200);
+        assert_eq!(limiter.0.metrics.restores.objects_created.get(), 200);
     }
 
     #[tokio::test]
@@ -225,7 +225,7 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(send(&client, 1).await, 0);
         assert_eq!(limiter.state().limit.get(), 4);
-        assert_eq!(limiter.0.metrics.restore_requests_refused.get(), 1);
+        assert_eq!(limiter.0.metrics.restores.requests_refused.get(), 1);
         assert_eq!(send(&client, 20).await, 20);
         assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(all.load(Ordering::SeqCst), 21);

@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::drill_metrics::DrillMetrics;
+use super::restore_metrics::RestoreMetrics;
 
 /// The operator's metrics. Names are documented by their help text at `/metrics`.
 #[derive(Debug)]
@@ -53,16 +54,8 @@ pub struct Metrics {
     pub last_contact: Gauge<f64, AtomicU64>,
     /// Whether this process holds the lease.
     pub lease_held: Gauge,
-    /// Restores that have not ended, by state.
-    pub restores: Family<State, Gauge>,
-    /// Sites of those restores, by stage.
-    pub restore_sites: Family<AtStage, Gauge>,
-    /// Objects that restores created.
-    pub restore_objects_created: Counter,
-    /// Requests of restores that may be in flight at a time.
-    pub restore_request_limit: Gauge,
-    /// Requests of restores to which the API server said that it has too much to do.
-    pub restore_requests_refused: Counter,
+    /// What is told of restores.
+    pub restores: RestoreMetrics,
     /// What is told of drills.
     pub drills: DrillMetrics,
     backing_off: Family<Room, Gauge>,
@@ -172,20 +165,6 @@ pub struct Kind {
 pub struct Source {
     /// Its URL.
     pub url: String,
-}
-
-/// Labels of [`Metrics::restores`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct State {
-    /// `waiting`, for what it restores from, or `running`.
-    pub state: &'static str,
-}
-
-/// Labels of [`Metrics::restore_sites`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AtStage {
-    /// `queued`, `restoring`, `waiting`, `verified` or `failed`.
-    pub stage: &'static str,
 }
 
 impl Metrics {
@@ -298,32 +277,7 @@ impl Metrics {
             "1 if this process holds the lease and works, 0 if it stands by",
             lease_held.clone(),
         );
-        let restores = Family::default();
-        registry.register("restores", "Restores that have not ended", restores.clone());
-        let restore_sites = Family::default();
-        registry.register(
-            "restore_sites",
-            "Sites of the Restores that have not ended, by how far they are",
-            restore_sites.clone(),
-        );
-        let restore_objects_created = Counter::default();
-        registry.register(
-            "restore_objects_created",
-            "Objects that restores created, Sites and namespaces among them",
-            restore_objects_created.clone(),
-        );
-        let restore_request_limit = Gauge::default();
-        registry.register(
-            "restore_request_limit",
-            "Requests of restores that may be in flight at a time: it follows how fast the API server answers",
-            restore_request_limit.clone(),
-        );
-        let restore_requests_refused = Counter::default();
-        registry.register(
-            "restore_requests_refused",
-            "Requests of restores that the API server answered with 429 or 503; they are sent again",
-            restore_requests_refused.clone(),
-        );
+        let restores = RestoreMetrics::new(&mut registry);
         let drills = DrillMetrics::new(&mut registry);
         let backing_off = Family::default();
         registry.register(
@@ -346,10 +300,6 @@ impl Metrics {
             registry: Mutex::new(registry),
             lease_held,
             restores,
-            restore_sites,
-            restore_objects_created,
-            restore_request_limit,
-            restore_requests_refused,
             drills,
             backing_off,
             unparsable,
@@ -395,7 +345,6 @@ impl Metrics {
         self.requests.clear();
         self.gates.clear();
         self.restores.clear();
-        self.restore_sites.clear();
         self.drills.clear();
     }
 

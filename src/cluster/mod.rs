@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod order;
 mod pages;
 pub mod readiness;
+pub mod restore_metrics;
 pub mod unexpected;
 mod write;
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
@@ -242,6 +242,7 @@ impl Work {
             let why = "the Site was deleted while it was being restored".to_owned();
             Attempt::Failed(vec![failure(&job.name, None, Reason::VerifyFailed, why)])
         })?;
+        progress.begun.get_or_insert_with(Instant::now);
         self.may_take(job, &live).await?;
         if !living::is_marked(&live) {
             let why = "the mark of this Restore was taken off the Site".to_owned();
@@ -277,7 +278,14 @@ impl Work {
         let made = progress.created.clone().unwrap_or_default();
         let attempt = match site::still_starting(&maker, plan, &made).await? {
             Some(why) => Err(Attempt::Waiting(Reason::WaitingForReady, why)),
-            None => site::verify(self, &maker, job, plan, &made).await,
+            None => {
+                let verifying = Instant::now();
+                let attempt = site::verify(self, &maker, job, plan, &made).await;
+                if let Ok(Attempt::Verified(verified)) = &attempt {
+                    progress.verified(verified.objects, verifying, true);
+                }
+                attempt
+            }
         };
         if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
             self.stages.set(&job.name, "WaitingForReady");

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::api::{
-    Backup, Condition, ConditionStatus, ConditionType, Conditions, DeletionRequest, ObjectCounts,
-    PlanBackup, Reason, Restore, RestoreFailure, RestoreStatus, SiteCounts, Time, VerifiedSite,
+    Backup, Condition, ConditionStatus, ConditionType, Conditions, DeletionRequest, EstimateBasis,
+    ObjectCounts, PlanBackup, Reason, Restore, RestoreFailure, RestoreStatus, SiteCounts,
+    StageEstimate, Time, VerifiedSite,
 };
 use crate::cluster::Note;
 
 use super::catalogue::Unchosen;
 use super::choose::Choice;
+use super::estimate::{Estimate, Promise};
 use super::part::{AppPart, DrillPart};
 use super::source::{self, Source};
 
@@ -146,7 +148,12 @@ pub fn decide(facts: &Facts, now: Time) -> Step {
 }
 
 /// What to say of a Restore whose sites stand so.
-pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
+pub fn report(
+    facts: &Facts,
+    sites: &[Standing],
+    estimate: Option<&Estimate>,
+    now: Time,
+) -> Decision {
     let old = facts.restore.status.clone().unwrap_or_default();
     let mut status = RestoreStatus {
         observed_generation: facts.restore.metadata.generation,
@@ -231,9 +238,65 @@ pub fn report(facts: &Facts, sites: &[Standing], now: Time) -> Decision {
             conditions.set(type_, status, reason, message.clone(), generation, now);
         }
     }
+    if !ended {
+        foresee(&mut status, &old, estimate, now);
+    }
     status.sites = Some(counts);
     status.objects = Some(objects);
     Decision { status, notes, requeue: (!ended).then_some(NOT_READY) }
+}
+
+/// Says when it will end, or why nobody can tell.
+fn foresee(
+    status: &mut RestoreStatus,
+    old: &RestoreStatus,
+    estimate: Option<&Estimate>,
+    now: Time,
+) {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let Some(estimate) = estimate else {
+        let message = "no estimate yet: no site of this run is done, and the store knows of no earlier restore or drill";
+        status.estimate_basis =
+            Some(EstimateBasis { message: message.to_owned(), ..Default::default() });
+        return;
+    };
+    let end = estimate.end.as_ref();
+    let stages = [
+        ("Queue", Some(estimate.queue)),
+        ("Create", Some(estimate.create)),
+        ("WaitForReady", end.map(|end| end.ready)),
+        ("Verify", end.map(|end| end.all)),
+    ];
+    for (stage, left) in stages {
+        let Some(left) = left else { continue };
+        let told = old.stages.iter().find(|told| told.stage == stage);
+        let told = told.map(|told| Promise {
+            expected: told.estimated_completion_time,
+            no_later: told.no_later_than_time,
+        });
+        let Promise { expected, no_later } = Promise::of(left, told, now);
+        status.stages.push(StageEstimate {
+            stage: stage.to_owned(),
+            estimated_completion_time: expected,
+            no_later_than_time: no_later,
+        });
+    }
+    let verify = status.stages.iter().find(|told| told.stage == "Verify");
+    status.estimated_completion_time = verify.map(|told| told.estimated_completion_time);
+    status.no_later_than_time = verify.map(|told| told.no_later_than_time);
+    let (this_run, earlier) = (count(estimate.this_run), count(estimate.earlier));
+    let mut message =
+        format!("sites of this run: {this_run}, of earlier runs and drills: {earlier}");
+    if end.is_none() {
+        message.push_str(
+            "; no estimate of the end yet: no run has shown how long workloads take to become ready",
+        );
+    }
+    status.estimate_basis = Some(EstimateBasis {
+        sites_of_this_run: this_run,
+        sites_of_earlier_runs: earlier,
+        message,
+    });
 }
 
 fn len<T>(all: &[T]) -> i64 {

@@ -94,13 +94,13 @@ fn never_done_before_every_site_is_verified() {
     let waits = Phase::Restoring(Some((Reason::WaitingForReady, "Deployment web".into())));
     for other in [Phase::Queued, waits, Phase::Restoring(None)] {
         let sites = [standing("a", verified("a")), standing("b", other)];
-        let decision = report(&facts, &sites, now());
+        let decision = report(&facts, &sites, None, now());
         assert!(!decision.status.conditions.is_true(ConditionType::Succeeded));
         assert!(decision.requeue.is_some() && decision.status.completion_time.is_none());
         assert_eq!(decision.status.verified_sites.len(), 1);
     }
     let sites = [standing("a", verified("a")), standing("b", verified("b"))];
-    let decision = report(&facts, &sites, now());
+    let decision = report(&facts, &sites, None, now());
     assert!(decision.status.conditions.is_true(ConditionType::Succeeded));
     assert!(decision.status.conditions.is_true(ConditionType::Verified));
     assert_eq!(decision.status.objects, Some(ObjectCounts { total: 8, done: 8 }));
@@ -111,12 +111,13 @@ fn never_done_before_every_site_is_verified() {
 fn one_bad_site_is_told_and_the_others_go_on() {
     let mut facts = facts(request("Completed", &["Purged", "Purged"]));
     let bad = standing("b", Phase::Failed(vec![failure(); 150]));
-    let decision = report(&facts, &[standing("a", Phase::Restoring(None)), bad.clone()], now());
+    let decision =
+        report(&facts, &[standing("a", Phase::Restoring(None)), bad.clone()], None, now());
     assert!(decision.requeue.is_some());
     assert_eq!(decision.status.failures.len(), 100);
     assert_eq!(decision.notes.len(), 2, "one for the start, one for the kind of failure");
     facts.restore.status = Some(decision.status);
-    let decision = report(&facts, &[standing("a", verified("a")), bad], now());
+    let decision = report(&facts, &[standing("a", verified("a")), bad], None, now());
     let conditions = &decision.status.conditions;
     assert!(conditions.is_true(ConditionType::Stalled));
     assert_eq!(conditions.get(ConditionType::Succeeded).unwrap().reason, "PartiallyFailed");
@@ -170,7 +171,7 @@ fn a_backup_that_cannot_be_used_does_not_stop_the_others() {
     assert_eq!(said, expected);
     let mut all = vec![standing("a", verified("a"))];
     all.extend(failed);
-    let decision = report(&facts, &all, now());
+    let decision = report(&facts, &all, None, now());
     assert!(decision.requeue.is_none());
     let said = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
     for words in ["1 of 4 sites verified, 3 failed", "site b", "Backup unread", "the store is full"]

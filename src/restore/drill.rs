@@ -118,6 +118,7 @@ impl Work {
             maker.is_own(&namespace);
         }
         let begun = Instant::now();
+        progress.begun.get_or_insert(begun);
         if progress.created.is_none() {
             self.stages.set(&job.name, "Creating");
             let seen = site::seen(&maker, plan).await?;
@@ -125,12 +126,13 @@ impl Work {
             progress.created = Some(made);
             self.stages.set(&job.name, "Verifying");
         }
-        let created = begun.elapsed();
+        let verifying = Instant::now();
         let made = progress.created.clone().unwrap_or_default();
         let attempt = site::verify(self, &maker, job, plan, &made).await?;
         // Every Service has another address, as it must.
         plan.notices.retain(|notice| notice.reason != Reason::Reassigned.as_str());
         let Attempt::Verified(verified) = attempt else { return Ok(attempt) };
+        progress.verified(verified.objects, verifying, false);
         let milliseconds =
             |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         Ok(Attempt::Verified(VerifiedSite {
@@ -138,8 +140,8 @@ impl Work {
             // Nothing of it stays, so that the Restore has to say that it was verified.
             namespaces: vec![],
             drill: Some(SiteDrill {
-                create_milliseconds: milliseconds(created),
-                verify_milliseconds: milliseconds(begun.elapsed() - created),
+                create_milliseconds: milliseconds(verifying - begun),
+                verify_milliseconds: milliseconds(verifying.elapsed()),
                 not_proved: plan.index.not_proved.clone(),
             }),
             ..verified

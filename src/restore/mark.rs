@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::act::Work;
 use super::decide::Job;
+use super::estimate::Promise;
 use super::living;
 use super::prepare::Prepared;
 use crate::api::{
@@ -71,12 +72,18 @@ impl Work {
         json!({
             "restoreRef": { "name": self.restore }, "backup": job.backup.name, "stage": stage,
             "objectsDone": done, "objectsTotal": total, "message": null,
+            "estimatedCompletionTime": null, "noLaterThanTime": null,
         })
     }
 
     /// Says on the Site that it is queued, and at which place of how many. On one that was just
     /// created this is the whole status, in the words that its reconciler would find.
-    pub async fn tell_place(&self, job: &Job, prepared: &Prepared) -> kube::Result<()> {
+    pub async fn tell_place(
+        &self,
+        job: &Job,
+        prepared: &Prepared,
+        promise: Option<Promise>,
+    ) -> kube::Result<()> {
         // The Site of an App, or of a drill, goes on, and waits for nothing.
         if !job.is_site() {
             return Ok(());
@@ -85,6 +92,10 @@ impl Work {
         let (place, places) = prepared.place.unzip();
         restore["place"] = json!(place);
         restore["places"] = json!(places);
+        if let Some(Promise { expected, no_later }) = promise {
+            restore["estimatedCompletionTime"] = json!(expected);
+            restore["noLaterThanTime"] = json!(no_later);
+        }
         let mut status = json!({ "restore": restore });
         if prepared.fresh
             && let Ok(said) = serde_json::from_value::<SiteRestore>(status["restore"].clone())
@@ -108,18 +119,31 @@ impl Work {
     /// Says on the Site at which stage it is. For people: a failure is only logged. It changes what
     /// is noted there and nothing else: the Site may be given back by the time this arrives.
     pub async fn tell_stage(&self, job: &Job, stage: &str, done: i64) {
+        self.tell(job, &[("stage", json!(stage)), ("objectsDone", json!(done))]).await;
+    }
+
+    /// Says on the Site when it will be back. As [`Work::tell_stage`].
+    pub async fn tell_estimate(&self, job: &Job, promise: Promise) {
+        let Promise { expected, no_later } = promise;
+        let told =
+            [("estimatedCompletionTime", json!(expected)), ("noLaterThanTime", json!(no_later))];
+        self.tell(job, &told).await;
+    }
+
+    async fn tell(&self, job: &Job, told: &[(&str, Value)]) {
         if !job.is_site() {
             return;
         }
-        let replace = |field: &str, value: Value| json!({ "op": "replace", "path": format!("/status/restore/{field}"), "value": value });
-        let patch = json!([replace("stage", json!(stage)), replace("objectsDone", json!(done))]);
+        // Where no restore is noted any more, this fails, as it must.
+        let set = |(field, value): &(&str, Value)| json!({ "op": "add", "path": format!("/status/restore/{field}"), "value": value });
+        let patch = Value::from_iter(told.iter().map(set));
         let path = format!("{}/{}/status", Site::url_path(&(), None), job.name);
         let request = http::Request::patch(path)
             .header(http::header::CONTENT_TYPE, "application/json-patch+json")
             .body(patch.to_string().into_bytes());
         let Ok(request) = request else { return };
         if let Err(error) = self.ctx.client.request::<Value>(request).await {
-            tracing::debug!(site = job.name, %error, "cannot tell a Site at which stage it is");
+            tracing::debug!(site = job.name, %error, "cannot tell a Site how it stands");
         }
     }
 
@@ -207,6 +231,7 @@ pub async fn give_up(
     let restore = json!({
         "restoreRef": { "name": restore }, "stage": RESTORE_STOPPED, "objectsDone": done,
         "objectsTotal": total, "place": null, "places": null, "message": message,
+        "estimatedCompletionTime": null, "noLaterThanTime": null,
     });
     write_status(sites, &live, json!({ "restore": restore })).await
 }

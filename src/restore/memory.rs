@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::decide::{Job, Phase, Standing};
+use super::estimate::Sample;
 use super::plan::failure;
 use super::prepare::Prepared;
 use super::site::{Attempt, Progress};
 use crate::api::{Reason, RestoreFailure, VerifiedSite};
 
 /// How long a site's workloads may take to become ready again, and what is being deleted to go.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks at a site that waits: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
@@ -38,6 +39,8 @@ pub struct Memory {
     pub ended: Option<Result<VerifiedSite, Vec<RestoreFailure>>>,
     /// When its first attempt began.
     pub begun: Option<Instant>,
+    /// What it has taken, once it is verified.
+    pub took: Option<Sample>,
     /// The stage that its Site says.
     pub stage_told: Option<&'static str>,
 }

@@ -12,8 +12,10 @@ mod compare;
 mod create;
 pub mod decide;
 mod drill;
+mod estimate;
 #[cfg(test)]
 mod fixtures;
+mod forecast;
 mod gate;
 mod going;
 mod index;
@@ -35,6 +37,7 @@ mod rewrite;
 mod run;
 mod site;
 mod source;
+mod statistics;
 mod taken;
 mod volume;
 
@@ -50,14 +53,15 @@ use kube::{Api, Resource, ResourceExt};
 use tokio::sync::{Mutex, watch};
 
 use crate::api::{Restore, Time};
-use crate::cluster::metrics::{AtStage, State};
+use crate::cluster::restore_metrics::{AtStage, State};
 use crate::cluster::{Context, Result, Shutdown, drive, write_status};
 use crate::store::Store;
 use act::Work;
 use decide::{Decision, Facts, Job, Phase, Standing, Step};
+use forecast::Forecast;
 use gate::Gate;
 use memory::Memories;
-use run::Course;
+use run::{Course, Told};
 
 /// How long one look at a Restore may begin new sites.
 const SLICE: Duration = Duration::from_secs(300);
@@ -73,6 +77,8 @@ struct Kept {
     name: String,
     memories: Arc<Mutex<Memories>>,
     standings: Arc<std::sync::Mutex<Vec<Standing>>>,
+    /// None: nothing was read yet of how long earlier runs took.
+    forecast: Arc<Mutex<Option<Forecast>>>,
 }
 
 /// What the reconciliations share.
@@ -191,24 +197,34 @@ impl Room {
         kept: &Kept,
         memories: &mut Memories,
     ) -> Result<Option<Decision>> {
+        let parallelism = usize::try_from(facts.restore.spec.parallelism).unwrap_or(1);
+        let mut forecast = kept.forecast.lock().await;
+        let forecast = match &mut *forecast {
+            Some(forecast) => forecast,
+            none => {
+                let drill = facts.restore.spec.source.drill.is_some();
+                none.insert(Forecast::begin(&self.store, drill).await)
+            }
+        };
         if facts.restore.spec.source.store.is_some() {
             facts.policies = policies::bring_back(work).await?;
         }
         if facts.restore.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
             // What is missing in the cluster is told before anything is created in it.
-            self.tell(facts, wanted, kept, memory::standings(&wanted.jobs, memories)).await?;
+            forecast.look(&wanted.jobs, memories, &work.stages, parallelism);
+            let told = Told::of(&wanted.jobs, memories, forecast);
+            self.tell(facts, wanted, kept, told).await?;
         }
         let gate = Gate::default();
         let mut gated = work.clone();
         gated.ctx.client = gate.client(&work.ctx.client);
-        let parallelism = usize::try_from(facts.restore.spec.parallelism).unwrap_or(1);
         let stop = || self.stops(&work.restore, &work.uid);
-        let (told, mut receiver) = watch::channel(vec![]);
+        let (told, mut receiver) = watch::channel(Told::default());
         let telling = async {
             while receiver.changed().await.is_ok() {
-                let standings = receiver.borrow_and_update().clone();
+                let told = receiver.borrow_and_update().clone();
                 // What could not be written now is written at the end, or decided again.
-                if let Err(error) = self.tell(facts, wanted, kept, standings).await {
+                if let Err(error) = self.tell(facts, wanted, kept, told).await {
                     tracing::warn!(restore = work.restore, %error, "cannot write progress");
                 }
             }
@@ -221,10 +237,12 @@ impl Room {
                 memories: &mut *memories,
                 gate: &gate,
                 stop: &stop,
+                forecast: &mut *forecast,
                 told,
                 last: Instant::now(),
+                slots: parallelism.max(1),
             };
-            course.run(parallelism, SLICE).await
+            course.run(SLICE).await
         };
         let (result, ()) = tokio::join!(course, telling);
         result?;
@@ -238,7 +256,18 @@ impl Room {
             }
             facts.restore = now.restore;
         }
-        self.tell(facts, wanted, kept, memory::standings(&wanted.jobs, memories)).await.map(Some)
+        let told = Told::of(&wanted.jobs, memories, forecast);
+        let decision = self.tell(facts, wanted, kept, told).await?;
+        if decision.requeue.is_none()
+            && let Some(run) = forecast.end(&facts.restore, &work.uid, memories)
+        {
+            forecast::check(&self.ctx.metrics, &run);
+            // Later estimates are poorer without it, and nothing else.
+            if let Err(error) = self.store.note_timings(&run).await {
+                tracing::warn!(restore = work.restore, %error, "cannot keep how long it took");
+            }
+        }
+        Ok(Some(decision))
     }
 
     /// Writes down how the sites stand.
@@ -247,10 +276,10 @@ impl Room {
         facts: &mut Facts,
         wanted: &Wanted,
         kept: &Kept,
-        standings: Vec<Standing>,
+        told: Told,
     ) -> Result<Decision> {
-        let standings = wanted.standings(standings);
-        let decision = decide::report(facts, &standings, self.ctx.now());
+        let standings = wanted.standings(told.standings);
+        let decision = decide::report(facts, &standings, told.estimate.as_ref(), self.ctx.now());
         *kept.standings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = standings;
         self.count().await;
         write(&self.ctx, facts, &decision).await?;
@@ -288,10 +317,10 @@ impl Room {
         }
         let metrics = &self.ctx.metrics;
         for (state, number) in restores {
-            metrics.restores.get_or_create(&State { state }).set(number);
+            metrics.restores.open.get_or_create(&State { state }).set(number);
         }
         for (stage, number) in sites {
-            metrics.restore_sites.get_or_create(&AtStage { stage }).set(number);
+            metrics.restores.sites.get_or_create(&AtStage { stage }).set(number);
         }
     }
 }

@@ -4,11 +4,14 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
 use super::act::Work;
 use super::decide::{Job, Standing};
+use super::estimate::Estimate;
+use super::forecast::Forecast;
 use super::gate::Gate;
 use super::living;
 use super::memory::{Memories, Memory, Settled, standings};
@@ -59,6 +62,22 @@ async fn settle(work: &Work, job: &Job, attempt: Attempt, objects: (i64, i64)) -
     }
 }
 
+/// How the sites of a Restore stand, and when they will be back.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Each site, in the order of the jobs.
+    pub standings: Vec<Standing>,
+    /// What is expected of those that are not done.
+    pub estimate: Option<Estimate>,
+}
+
+impl Told {
+    /// As it is now.
+    pub fn of(jobs: &[Job], memories: &Memories, forecast: &Forecast) -> Self {
+        Self { standings: standings(jobs, memories), estimate: forecast.latest().cloned() }
+    }
+}
+
 /// What the sites of a Restore share while it runs.
 pub struct Course<'a> {
     /// What it is done with.
@@ -73,10 +92,14 @@ pub struct Course<'a> {
     pub gate: &'a Gate,
     /// Whether it is to stop, and what happened to the Restore.
     pub stop: &'a (dyn Fn() -> Option<&'static str> + Send + Sync),
+    /// When they will be back.
+    pub forecast: &'a mut Forecast,
     /// Gets how all sites stand, at most once a second.
-    pub told: watch::Sender<Vec<Standing>>,
+    pub told: watch::Sender<Told>,
     /// When it was told last.
     pub last: Instant,
+    /// Sites that are worked on at the same time.
+    pub slots: usize,
 }
 
 impl Course<'_> {
@@ -85,14 +108,14 @@ impl Course<'_> {
     ///
     /// # Errors
     /// The Sites cannot be read.
-    pub async fn run(&mut self, parallelism: usize, enough: Duration) -> Result<()> {
+    pub async fn run(&mut self, enough: Duration) -> Result<()> {
         self.tick();
         if !self.gate.is_closed() {
             let prepared = self.prepare().await;
             // A gate that closes meanwhile fails what is on its way, too.
             if !self.gate.is_closed() {
                 prepared?;
-                self.attempt_all(parallelism, enough).await;
+                self.attempt_all(enough).await;
             }
         }
         if self.gate.is_closed() {
@@ -109,7 +132,8 @@ impl Course<'_> {
         }
         if self.last.elapsed() >= TELL {
             self.last = Instant::now();
-            self.told.send_replace(standings(self.jobs, self.memories));
+            self.forecast.look(self.jobs, self.memories, &self.work.stages, self.slots);
+            self.told.send_replace(Told::of(self.jobs, self.memories, self.forecast));
         }
     }
 
@@ -237,14 +261,16 @@ impl Course<'_> {
             }
         }
         let new: HashSet<&str> = ordered.iter().map(|site| site.name.as_str()).collect();
-        let gated = self.gated;
-        let all: Vec<_> = self
-            .jobs
-            .iter()
-            .filter(|job| new.contains(job.name.as_str()))
-            .filter_map(|job| Some((job, self.memories.get(&job.name)?.prepared.clone()?)))
-            .map(|(job, prepared)| async move { (job, gated.tell_place(job, &prepared).await) })
-            .collect();
+        // With their places the estimates are others.
+        self.forecast.look_again(self.jobs, self.memories, &self.work.stages, self.slots);
+        let (gated, now) = (self.gated, self.work.ctx.now());
+        let mut all = vec![];
+        for job in self.jobs.iter().filter(|job| new.contains(job.name.as_str())) {
+            let prepared = self.memories.get(&job.name).and_then(|m| m.prepared.clone());
+            let Some(prepared) = prepared else { continue };
+            let promise = self.forecast.first(&job.name, now);
+            all.push(async move { (job, gated.tell_place(job, &prepared, promise).await) });
+        }
         let mut all = stream::iter(all).buffer_unordered(PREPARING);
         loop {
             match tokio::time::timeout(TICK, all.next()).await {
@@ -262,8 +288,8 @@ impl Course<'_> {
     /// Attempts at each site that is prepared and has not ended, in the order of their places, so
     /// many at a time. One that waits holds up none of the others: it is put aside and looked at
     /// again. No site is begun once `enough` has passed.
-    pub async fn attempt_all(&mut self, parallelism: usize, enough: Duration) {
-        let parallelism = parallelism.max(1);
+    pub async fn attempt_all(&mut self, enough: Duration) {
+        let parallelism = self.slots;
         let jobs: HashMap<&str, &Job> = self.jobs.iter().map(|job| (&*job.name, job)).collect();
         let unprepared = self.jobs.iter().any(|job| self.unprepared(&job.name));
         let enough = if unprepared { enough.min(UNPREPARED) } else { enough };
@@ -337,6 +363,7 @@ impl Course<'_> {
                     }
                     memory.take(settled);
                     if memory.ended.is_some() {
+                        memory.took = memory.progress.took;
                         memory.progress = Progress::default();
                     }
                     // An attempt that failed half way may have created something.
@@ -351,7 +378,12 @@ impl Course<'_> {
                 looked = Instant::now();
                 for (name, stage, done) in self.stages_to_tell() {
                     if let Some(job) = jobs.get(name.as_str()).copied() {
-                        telling.push(self.gated.tell_stage(job, stage, done));
+                        telling.push(self.gated.tell_stage(job, stage, done).boxed());
+                    }
+                }
+                for (name, promise) in self.forecast.to_tell(self.work.ctx.now()) {
+                    if let Some(job) = jobs.get(name.as_str()).copied() {
+                        telling.push(self.gated.tell_estimate(job, promise).boxed());
                     }
                 }
             }

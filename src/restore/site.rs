@@ -16,6 +16,7 @@ use super::budget;
 use super::compare::{Cause, differences};
 use super::create::{IN_FLIGHT, as_it_lives};
 use super::decide::Job;
+use super::estimate::Sample;
 use super::index::{Index, Item};
 use super::object::{Live, Maker, Wanted};
 use super::plan::{Plan, sizes};
@@ -57,6 +58,25 @@ pub struct Progress {
     pub index: Option<Arc<Index>>,
     /// Set once everything was created.
     pub created: Option<Created>,
+    /// When creating began.
+    pub begun: Option<Instant>,
+    /// What it has taken, once it is verified.
+    pub took: Option<Sample>,
+}
+
+impl Progress {
+    /// Notes what a site has taken that was verified just now, in a look that began then.
+    pub fn verified(&mut self, objects: i64, verifying: Instant, waited: bool) {
+        let created = self.created.as_ref().and_then(|created| created.at);
+        // One that was created before a restart of the operator was not measured.
+        let Some((begun, created)) = self.begun.zip(created) else { return };
+        self.took = Some(Sample {
+            objects: u64::try_from(objects).unwrap_or(0),
+            create: created.saturating_duration_since(begun),
+            ready: waited.then(|| verifying.saturating_duration_since(created)),
+            verify: verifying.elapsed(),
+        });
+    }
 }
 
 /// What is remembered of a site once everything was created.

@@ -68,12 +68,28 @@ impl Store {
     where
         T: DeserializeOwned,
     {
-        let unreadable = |error| StoreError::unreadable(&self.url, error);
-        let files = self.objects.list(Some(&Path::from(folder)));
-        let files: Vec<_> = files.try_collect().await.map_err(unreadable)?;
-        let mut places: Vec<String> = files.iter().map(|f| f.location.to_string()).collect();
-        places.retain(|place| place.ends_with(".json"));
+        let mut places = self.places(folder).await?;
         places.sort();
+        self.documents_at(places).await
+    }
+
+    /// Where the documents below this folder lie.
+    pub(super) async fn places(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let files = self.objects.list(Some(&Path::from(folder)));
+        let files: Vec<_> =
+            files.try_collect().await.map_err(|error| StoreError::unreadable(&self.url, error))?;
+        let places = files.iter().map(|file| file.location.to_string());
+        Ok(places.filter(|place| place.ends_with(".json")).collect())
+    }
+
+    /// The documents at these places, in their order, whatever is wrong with one of them.
+    pub(super) async fn documents_at<T>(
+        &self,
+        places: Vec<String>,
+    ) -> Result<Documents<T>, StoreError>
+    where
+        T: DeserializeOwned,
+    {
         let reads = places.into_iter().map(|place| async move { self.document(&place).await });
         let reads: Vec<_> = reads.collect();
         let mut reads = futures::stream::iter(reads).buffered(READING);

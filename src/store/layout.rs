@@ -1,5 +1,6 @@
 //! Where things lie in the store.
 
+use crate::api::Time;
 use crate::cluster::form::digest_of;
 
 /// The longest readable part of an encoded segment; what is longer ends in a digest instead.
@@ -84,6 +85,15 @@ pub fn policy(name: &str, uid: &str) -> String {
 /// Where the choice of the Restore with this UID lies.
 pub fn choice(restore_uid: &str) -> String {
     format!("restores/{}.json", segment(restore_uid))
+}
+
+/// The folder of how long Restores took.
+pub const TIMINGS: &str = "timings";
+
+/// Where it says how long the Restore with this UID took, which began then. The places are in the
+/// order of time.
+pub fn timings(start: Time, restore_uid: &str) -> String {
+    format!("{TIMINGS}/{}.{}.json", start.utc().format("%Y%m%dt%H%M%Sz"), segment(restore_uid))
 }
 
 /// The folder of the evidence of drills, and of what they have proved.

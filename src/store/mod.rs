@@ -10,6 +10,7 @@
 //! policies/<name>/<uid>.json            a DeletionPolicy as it was last, see [`policies`]
 //! ledger/purged/<id>/<uid>.json         what was purged for a request, see [`ledger`]
 //! restores/<uid>.json                   what a Restore chose from the catalogue
+//! timings/<time>.<uid>.json             how long its sites took, see [`timings`]
 //! drills/runs/<drill>/<uid>/<run>.json  the evidence of a drill, see [`drills`]
 //! drills/backups/<id>/<archive>.json    when the archive was drilled last
 //! records/<uid>.<n>.json                what was deleted past the guard, see [`records`]
@@ -38,6 +39,7 @@ mod reader;
 pub mod records;
 mod shelf;
 mod signing;
+pub mod timings;
 mod trouble;
 mod upload;
 mod writer;
@@ -67,6 +69,7 @@ pub use reader::{ArchiveReader, Expected};
 pub use records::{Record, Records};
 pub use shelf::{ArchiveFile, Shelf};
 pub use signing::{Keys, PublicKey, Signature};
+pub use timings::{CheckedEstimate, RunTimings, SiteTiming};
 pub use writer::{ArchiveWriter, Written};
 
 /// Where a store is tried.

@@ -7,7 +7,7 @@ use clap::Args as _;
 use super::args::Args;
 use crate::cluster::Metrics;
 use crate::cluster::metrics::{
-    AtStage, Counts, Ended, Kind, Policy, Reconciled, RequestCounts, Room, Source, State, Warned,
+    Counts, Ended, Kind, Policy, Reconciled, RequestCounts, Room, Source, Warned,
 };
 use crate::guard;
 
@@ -53,12 +53,11 @@ fn metrics() -> String {
         gates: [one()].into(),
         open: 1,
     });
-    drop(metrics.restores.get_or_create(&State { state: "" }));
-    drop(metrics.restore_sites.get_or_create(&AtStage { stage: "" }));
     drop(metrics.guard_probes.get_or_create(&Policy { policy: "" }));
     drop(metrics.warnings.get_or_create(&Warned { kind: String::new(), reason: "" }));
     drop(metrics.unexpected_deletes_open.get_or_create(&Kind { kind: String::new() }));
     metrics.drills.example();
+    metrics.restores.example();
     metrics.count("", Counts::default);
     let text = metrics.encode();
     let line = |name: &str, word: &str| {

@@ -1,0 +1,261 @@
+//! The estimates of one Restore: made from what its sites have taken so far and what the store
+//! knows of earlier runs, and checked at its end against what came of them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::decide::Job;
+use super::estimate::{Estimate, Known, Left, Pending, Promise, Sample, Stage, estimate};
+use super::mark::Stages;
+use super::memory::{Memories, Memory, PATIENCE};
+use crate::api::{Reason, Restore, Time};
+use crate::cluster::Metrics;
+use crate::store::timings::FORMAT;
+use crate::store::{CheckedEstimate, RunTimings, SiteTiming, Store};
+
+/// Earlier runs that are looked at.
+const RUNS: usize = 20;
+/// Sites of a run that are kept.
+const MOST_SITES: usize = 200;
+/// How often an estimate is made.
+const EVERY: Duration = Duration::from_secs(5);
+/// How often one site is told another estimate, at most.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Sites that are told a new estimate at a time, at most: each is a write.
+const TELL_AT_A_TIME: usize = 10;
+/// When this much of the objects is back, in percent, the estimate is noted, to be checked.
+const CHECKED: [u8; 3] = [10, 50, 90];
+/// What is shorter says nothing of how good estimates are.
+const WORTH_CHECKING: Duration = Duration::from_secs(10);
+
+/// The estimates of one Restore.
+#[derive(Debug)]
+pub struct Forecast {
+    drill: bool,
+    earlier: Vec<Sample>,
+    errors: Vec<f64>,
+    made: Option<Instant>,
+    latest: Option<Estimate>,
+    /// The sites of the latest estimate.
+    names: Vec<String>,
+    /// What each Site says.
+    told: HashMap<String, (Promise, Instant)>,
+    noted: Vec<(u8, Instant, Left)>,
+}
+
+impl Forecast {
+    /// From what the store knows of earlier runs. A store that does not answer is no reason to wait:
+    /// then this run alone counts.
+    pub async fn begin(store: &Store, drill: bool) -> Self {
+        let runs = match store.last_timings(RUNS).await {
+            Ok(found) => {
+                for refused in &found.refused {
+                    tracing::warn!(%refused, "timings that cannot be taken");
+                }
+                found.good
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read how long earlier restores took");
+                vec![]
+            }
+        };
+        Self::from(&runs, drill)
+    }
+
+    fn from(runs: &[RunTimings], drill: bool) -> Self {
+        let of = |site: &SiteTiming| Sample {
+            objects: site.objects,
+            create: Duration::from_millis(site.create_milliseconds),
+            ready: site.ready_milliseconds.map(Duration::from_millis),
+            verify: Duration::from_millis(site.verify_milliseconds),
+        };
+        // Drills have nothing to wait for: what their estimates were worth says nothing of others.
+        let alike = runs.iter().filter(|run| run.drill == drill).flat_map(|run| &run.estimates);
+        let early = alike.filter(|estimate| estimate.at_percent <= 50);
+        let ratio = |estimate: &CheckedEstimate| {
+            estimate.actual_milliseconds as f64 / estimate.expected_milliseconds.max(1) as f64
+        };
+        Self {
+            drill,
+            earlier: runs.iter().flat_map(|run| &run.sites).map(of).collect(),
+            errors: early.map(ratio).collect(),
+            made: None,
+            latest: None,
+            names: vec![],
+            told: HashMap::new(),
+            noted: vec![],
+        }
+    }
+
+    /// The latest estimate.
+    pub fn latest(&self) -> Option<&Estimate> {
+        self.latest.as_ref()
+    }
+
+    /// Makes an estimate now.
+    pub fn look_again(&mut self, jobs: &[Job], memories: &Memories, stages: &Stages, slots: usize) {
+        self.made = None;
+        self.look(jobs, memories, stages, slots);
+    }
+
+    /// Makes an estimate, if it is time for one.
+    pub fn look(&mut self, jobs: &[Job], memories: &Memories, stages: &Stages, slots: usize) {
+        let this_run: Vec<Sample> = memories.values().filter_map(|m| m.took).collect();
+        let first = self.latest.is_none() && !this_run.is_empty();
+        if self.made.is_some_and(|made| made.elapsed() < EVERY) && !first {
+            return;
+        }
+        self.made = Some(Instant::now());
+        let fresh = Memory::default();
+        let mut open: Vec<(&Job, &Memory)> = jobs
+            .iter()
+            .map(|job| (job, memories.get(&job.name).unwrap_or(&fresh)))
+            .filter(|(_, memory)| memory.ended.is_none())
+            .collect();
+        // Who has no place yet comes last.
+        let place = |memory: &Memory| memory.prepared.as_ref().and_then(|p| p.place);
+        open.sort_by_key(|(_, memory)| (place(memory).is_none(), place(memory)));
+        let pending: Vec<Pending> =
+            open.iter().map(|(job, memory)| pending(job, memory, stages.get(&job.name))).collect();
+        let known = Known {
+            this_run,
+            earlier: self.earlier.clone(),
+            errors: self.errors.clone(),
+            patience: (!self.drill).then_some(PATIENCE),
+        };
+        self.latest = estimate(&known, &pending, slots);
+        self.names = open.into_iter().map(|(job, _)| job.name.clone()).collect();
+        self.note(jobs, memories);
+    }
+
+    /// Notes the estimate where it is to be checked.
+    fn note(&mut self, jobs: &[Job], memories: &Memories) {
+        let Some(left) = self.latest.as_ref().and_then(|latest| Some(latest.end.as_ref()?.all))
+        else {
+            return;
+        };
+        let objects = jobs.iter().map(|job| {
+            let (done, total) = memories.get(&job.name).map_or((0, 0), Memory::objects);
+            (done.min(total), total.max(job.backup.objects))
+        });
+        let (done, total) = objects.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        let percent = if total > 0 { done * 100 / total } else { 0 };
+        let reached = CHECKED.iter().filter(|at| i64::from(**at) <= percent).max().copied();
+        if let Some(at) = reached
+            && self.noted.iter().all(|(noted, ..)| *noted < at)
+        {
+            self.noted.push((at, Instant::now(), left));
+        }
+    }
+
+    /// What a Site is to say now, before it is told anything.
+    pub fn first(&mut self, site: &str, now: Time) -> Option<Promise> {
+        let left = self.of(site)?;
+        let promise = Promise::of(left, None, now);
+        self.told.insert(site.to_owned(), (promise, Instant::now()));
+        Some(promise)
+    }
+
+    /// The Sites that are to say something else than they do, the first in the queue first.
+    pub fn to_tell(&mut self, now: Time) -> Vec<(String, Promise)> {
+        let Some(end) = self.latest.as_ref().and_then(|latest| latest.end.as_ref()) else {
+            return vec![];
+        };
+        let mut all = vec![];
+        for (name, left) in self.names.iter().zip(&end.sites) {
+            let told = self.told.get(name);
+            let recent = told.is_some_and(|(_, at)| at.elapsed() < TELL_EVERY);
+            let promise = Promise::of(*left, told.map(|(promise, _)| *promise), now);
+            if !recent && told.is_none_or(|(old, _)| *old != promise) {
+                all.push((name.clone(), promise));
+            }
+            if all.len() == TELL_AT_A_TIME {
+                break;
+            }
+        }
+        for (name, promise) in &all {
+            self.told.insert(name.clone(), (*promise, Instant::now()));
+        }
+        all
+    }
+
+    fn of(&self, site: &str) -> Option<Left> {
+        let at = self.names.iter().position(|name| name == site)?;
+        self.latest.as_ref()?.end.as_ref()?.sites.get(at).copied()
+    }
+
+    /// What is worth keeping of a Restore that has just ended. None: nothing was measured.
+    pub fn end(&self, restore: &Restore, uid: &str, memories: &Memories) -> Option<RunTimings> {
+        let milliseconds = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let mut took: Vec<(&String, Sample)> =
+            memories.iter().filter_map(|(name, memory)| Some((name, memory.took?))).collect();
+        if took.is_empty() {
+            return None;
+        }
+        took.sort_by_key(|(name, _)| *name);
+        let step = took.len().div_ceil(MOST_SITES);
+        let sites = took.into_iter().step_by(step).map(|(_, sample)| SiteTiming {
+            objects: sample.objects,
+            create_milliseconds: milliseconds(sample.create),
+            ready_milliseconds: sample.ready.map(milliseconds),
+            verify_milliseconds: milliseconds(sample.verify),
+        });
+        let estimates = self.noted.iter().map(|(at_percent, at, left)| CheckedEstimate {
+            at_percent: *at_percent,
+            expected_milliseconds: milliseconds(left.p50),
+            no_later_milliseconds: milliseconds(left.p90),
+            actual_milliseconds: milliseconds(at.elapsed()),
+        });
+        let worth = WORTH_CHECKING.as_millis() as u64;
+        let estimates = estimates
+            .filter(|e| e.expected_milliseconds.max(e.actual_milliseconds) >= worth)
+            .collect();
+        Some(RunTimings {
+            format: FORMAT.to_owned(),
+            restore: restore.metadata.name.clone().unwrap_or_default(),
+            restore_uid: uid.to_owned(),
+            drill: self.drill,
+            start_time: restore.status.as_ref().and_then(|status| status.start_time)?,
+            parallelism: restore.spec.parallelism,
+            sites: sites.collect(),
+            estimates,
+        })
+    }
+}
+
+/// Tells Prometheus what came of a run's estimates.
+pub fn check(metrics: &Metrics, run: &RunTimings) {
+    for estimate in &run.estimates {
+        metrics.restores.check(
+            estimate.at_percent,
+            Duration::from_millis(estimate.expected_milliseconds),
+            Duration::from_millis(estimate.no_later_milliseconds),
+            Duration::from_millis(estimate.actual_milliseconds),
+        );
+    }
+}
+
+/// How a site stands, for an estimate.
+fn pending(job: &Job, memory: &Memory, stage: Option<&'static str>) -> Pending {
+    let (done, total) = memory.objects();
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    let objects = count(if total > 0 { total } else { job.backup.objects });
+    let waits = memory.waiting.as_ref().map(|(reason, _)| *reason);
+    let since = memory.progress.created.as_ref().and_then(|created| created.at);
+    let begun = memory.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+    let (stage, stuck) = match (memory.begun, waits, stage) {
+        (None, ..) => (Stage::Queued, Duration::ZERO),
+        (_, Some(Reason::WaitingForReady), _) | (_, _, Some("WaitingForReady")) => {
+            let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+            (Stage::WaitingForReady(waited), Duration::ZERO)
+        }
+        (_, Some(_), _) => (Stage::Creating(count(done)), begun),
+        (_, None, Some("Verifying")) => (Stage::Verifying, Duration::ZERO),
+        _ => (Stage::Creating(count(done)), Duration::ZERO),
+    };
+    Pending { objects, stage, stuck }
+}
+
+#[cfg(test)]
+#[path = "forecast_tests.rs"]
+mod tests;

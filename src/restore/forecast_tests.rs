@@ -1,0 +1,131 @@
+use serde_json::json;
+
+use super::*;
+use crate::api::PlanBackup;
+use crate::restore::estimate::End;
+
+fn job(name: &str, objects: i64) -> Job {
+    let backup = PlanBackup {
+        name: "b".into(),
+        location: "l".into(),
+        digest: "d".into(),
+        objects,
+        keep_until_time: None,
+    };
+    Job {
+        name: name.into(),
+        old_uid: "u".into(),
+        id: "i".into(),
+        backup,
+        verified: None,
+        app: None,
+        drill: None,
+    }
+}
+
+fn took(seconds: u64) -> Sample {
+    let time = Duration::from_secs(seconds);
+    Sample { objects: 10, create: time, ready: Some(Duration::ZERO), verify: Duration::ZERO }
+}
+
+fn run(seconds: u64, drill: bool) -> RunTimings {
+    serde_json::from_value(json!({
+        "format": FORMAT, "restore": "r", "restoreUid": "u", "drill": drill,
+        "startTime": "2026-11-22T10:00:00Z", "parallelism": 16,
+        "sites": [{ "objects": 10, "createMilliseconds": seconds * 1000,
+                    "readyMilliseconds": 0, "verifyMilliseconds": 0 }],
+        "estimates": [
+            { "atPercent": 10, "expectedMilliseconds": 100_000, "noLaterMilliseconds": 150_000,
+              "actualMilliseconds": 120_000 },
+            { "atPercent": 90, "expectedMilliseconds": 10_000, "noLaterMilliseconds": 15_000,
+              "actualMilliseconds": 90_000 },
+        ],
+    }))
+    .unwrap()
+}
+
+fn p50(forecast: &Forecast) -> Option<u64> {
+    let End { all, .. } = forecast.latest()?.end.as_ref()?;
+    Some(all.p50.as_secs())
+}
+
+/// Everyone has a number from the first second where the store knows earlier runs, and it follows
+/// this run once sites are done.
+#[test]
+fn it_begins_with_earlier_runs_and_follows_this_one() {
+    let jobs = ["a", "b", "c"].map(|name| job(name, 10));
+    let (mut memories, stages) = (Memories::new(), Stages::default());
+    let mut nothing = Forecast::from(&[], false);
+    nothing.look(&jobs, &memories, &stages, 1);
+    assert_eq!(nothing.latest(), None);
+
+    let mut forecast = Forecast::from(&[run(20, false)], false);
+    assert_eq!(forecast.errors, [1.2], "late ones and those of drills do not count");
+    assert!(Forecast::from(&[run(20, true)], false).errors.is_empty());
+    forecast.look(&jobs, &memories, &stages, 1);
+    assert!(p50(&forecast).unwrap().abs_diff(60) < 3, "{forecast:?}");
+
+    let done = Memory { took: Some(took(100)), ended: Some(Err(vec![])), ..Memory::default() };
+    memories.insert("a".into(), done);
+    forecast.look(&jobs, &memories, &stages, 1);
+    assert!(p50(&forecast).unwrap().abs_diff(60) < 3, "not so soon");
+    forecast.look_again(&jobs, &memories, &stages, 1);
+    let now = p50(&forecast).unwrap();
+    assert!((45..=200).contains(&now), "two sites of 20 s or 100 s each: {now}");
+}
+
+#[test]
+fn a_site_is_told_once_until_it_has_moved() {
+    let jobs = ["a", "b"].map(|name| job(name, 10));
+    let (memories, stages) = (Memories::new(), Stages::default());
+    let now: Time = serde_json::from_value(json!("2026-11-23T07:00:00Z")).unwrap();
+    let mut forecast = Forecast::from(&[run(100, false)], false);
+    forecast.look(&jobs, &memories, &stages, 1);
+    let first = forecast.first("a", now).unwrap();
+    assert!(first.no_later > first.expected && first.expected > now);
+    let told = forecast.to_tell(now);
+    assert_eq!(told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(forecast.to_tell(now), []);
+    // Later than was told, and it was told long ago.
+    let late = now.plus_seconds(1000);
+    assert_eq!(forecast.to_tell(late), [], "each is told every ten seconds at most");
+    for (_, at) in forecast.told.values_mut() {
+        *at -= TELL_EVERY;
+    }
+    assert_eq!(forecast.to_tell(late).len(), 2);
+}
+
+#[test]
+fn what_was_expected_is_kept_with_what_came_of_it() {
+    let jobs = ["a", "b"].map(|name| job(name, 10));
+    let mut memories = Memories::new();
+    let mut forecast = Forecast::from(&[run(100, false)], false);
+    let half = Memory { took: Some(took(60)), ended: Some(Err(vec![])), ..Memory::default() };
+    half.done.store(10, std::sync::atomic::Ordering::Relaxed);
+    memories.insert("a".into(), half);
+    memories.get_mut("a").unwrap().prepared = Some(super::super::prepare::Prepared {
+        priority: 0,
+        since: serde_json::from_value(json!("2026-11-23T07:00:00Z")).unwrap(),
+        total: 10,
+        fresh: false,
+        index: None,
+        place: Some((1, 2)),
+    });
+    forecast.look(&jobs, &memories, &Stages::default(), 1);
+    let noted: Vec<u8> = forecast.noted.iter().map(|(at, ..)| *at).collect();
+    assert_eq!(noted, [50], "half of the objects");
+    let restore: Restore = serde_json::from_value(json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "r" },
+        "spec": { "source": { "store": "All" } },
+        "status": { "startTime": "2026-11-23T07:00:00Z" },
+    }))
+    .unwrap();
+    let kept = forecast.end(&restore, "u", &memories).unwrap();
+    assert_eq!((kept.sites.len(), kept.estimates.len()), (1, 1));
+    assert!(kept.estimates[0].actual_milliseconds < 1000, "{kept:?}");
+    assert_eq!(forecast.end(&restore, "u", &Memories::new()), None);
+    let metrics = Metrics::new();
+    check(&metrics, &kept);
+    let text = metrics.encode();
+    assert!(text.contains("reprieve_restore_estimates_total{at=\"50\",held=\"true\"} 1"), "{text}");
+}

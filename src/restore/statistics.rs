@@ -1,0 +1,63 @@
+//! The little statistics that estimates need. Pure.
+
+/// A line: seconds over the number of objects.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// Seconds for a site without objects.
+    pub fixed: f64,
+    /// Seconds more for each object.
+    pub per_object: f64,
+}
+
+impl Line {
+    /// Seconds for so many objects.
+    pub fn at(self, objects: u64) -> f64 {
+        self.fixed + self.per_object * objects as f64
+    }
+
+    /// The line nearest to these `(objects, seconds, weight)`, by weighted least squares with a
+    /// variance that grows with the size; neither part is below zero.
+    pub fn through(points: &[(f64, f64, f64)]) -> Self {
+        let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
+            points.iter().map(|&(n, t, w)| w / n * of(n, t)).sum()
+        };
+        let (one, n, t) = (sum(&|_, _| 1.0), sum(&|n, _| n), sum(&|_, t| t));
+        let (nn, nt) = (sum(&|n, _| n * n), sum(&|n, t| n * t));
+        let determinant = one * nn - n * n;
+        if determinant > 1e-9 * one * nn {
+            let per_object = (one * nt - n * t) / determinant;
+            let fixed = (t - per_object * n) / one;
+            if per_object >= 0.0 && fixed >= 0.0 {
+                return Self { fixed, per_object };
+            }
+            if per_object < 0.0 {
+                return Self { fixed: t / one, per_object: 0.0 };
+            }
+        }
+        Self { fixed: 0.0, per_object: nt / nn }
+    }
+}
+
+/// splitmix64 (Steele, Lea, Flood 2014): the same facts give the same estimate.
+#[derive(Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// A fraction from 0 to below 1.
+    pub fn fraction(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// The quantile of the standard normal distribution, to about 0.003 (Abramowitz and Stegun
+/// 26.2.22, which is good to that).
+pub fn normal(part: f64) -> f64 {
+    let tail = part.min(1.0 - part).max(1e-9);
+    let t = (-2.0 * tail.ln()).sqrt();
+    let x = t - (2.30753 + 0.27061 * t) / (1.0 + 0.99229 * t + 0.04481 * t * t);
+    if part < 0.5 { -x } else { x }
+}
