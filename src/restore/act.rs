@@ -243,6 +243,10 @@ impl Work {
             Attempt::Failed(vec![failure(&job.name, None, Reason::VerifyFailed, why)])
         })?;
         progress.begun.get_or_insert_with(Instant::now);
+        // Given back before, and the answer to that was lost.
+        if let Some(verified) = self.verified_before(&live) {
+            return Ok(Attempt::Verified(verified));
+        }
         self.may_take(job, &live).await?;
         if !living::is_marked(&live) {
             let why = "the mark of this Restore was taken off the Site".to_owned();

@@ -18,23 +18,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
 use clap::Parser;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::Client;
+use kube::api::{Api, ListParams, PostParams};
 use reprieve::api::names::OPERATOR_USER;
-use reprieve::api::{Backup, Condition, ConditionType, Conditions as _, Restore, Site};
+use reprieve::api::{Backup, ConditionType, Conditions as _, Restore, Site};
 use reprieve::sandbox::audit::AuditRecord;
 use reprieve::sandbox::{Operator, Options, Sandbox};
 use serde_json::{Value, json};
 
-/// Requests in flight at a time, in the loop and of whoever prepares the fleet.
-const IN_FLIGHT: usize = 64;
+mod common;
+use common::{IN_FLIGHT, PATIENCE, in_parallel, lose, post, ready, until};
+
 /// Objects of a site, its namespace not counted.
 const OBJECTS: usize = 20;
-/// How long any one step may take.
-const PATIENCE: Duration = Duration::from_secs(3600);
 /// Backups that one Restore can name.
 const REFS: usize = 1000;
 
@@ -260,17 +256,6 @@ fn objects(site: usize) -> Vec<(String, Value)> {
     all
 }
 
-async fn post(client: &Client, path: String, object: Value) -> Result<()> {
-    let request = http::Request::post(&path)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(object.to_string().into_bytes())?;
-    client.request::<Value>(request).await.with_context(|| format!("POST {path}")).map(drop)
-}
-
-async fn in_parallel(all: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
-    stream::iter(all).buffer_unordered(IN_FLIGHT).try_collect().await
-}
-
 /// Sites and namespaces first, then all that is in them.
 async fn plain_loop(client: &Client, sites: usize) -> Result<()> {
     in_parallel((0..sites).flat_map(|site| {
@@ -293,32 +278,6 @@ async fn plain_loop(client: &Client, sites: usize) -> Result<()> {
     in_parallel(all.map(|(path, object)| post(client, path, object))).await
 }
 
-fn ready(conditions: Option<&Vec<Condition>>) -> bool {
-    conditions.is_some_and(|c| c.is_true(ConditionType::Ready))
-}
-
-/// Waits until so many objects of a kind are as they should be.
-async fn until<K>(client: &Client, holds: impl Fn(&K) -> bool, number: usize) -> Result<()>
-where
-    K: kube::Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug,
-{
-    let (api, deadline) = (Api::<K>::all(client.clone()), Instant::now() + PATIENCE);
-    loop {
-        let all = api.list(&ListParams::default().match_any()).await?;
-        let good = all.iter().filter(|object| holds(object)).count();
-        if good >= number {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("{good} of {number} are as they should be");
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
 async fn back_up(client: &Client, sites: usize) -> Result<()> {
     in_parallel((0..sites).map(|site| {
         let backup = json!({
@@ -329,47 +288,6 @@ async fn back_up(client: &Client, sites: usize) -> Result<()> {
     }))
     .await?;
     until(client, Backup::is_verified, sites).await
-}
-
-/// Takes the guard away, deletes every Site and its namespace, and puts the guard back.
-async fn lose(sandbox: &Sandbox, client: &Client) -> Result<()> {
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-    for binding in bindings.list(&ListParams::default()).await? {
-        if binding.name_any().starts_with("reprieve-") {
-            bindings.delete(&binding.name_any(), &DeleteParams::default()).await?;
-        }
-    }
-    // The API server takes a moment until it goes by what is there.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let (sites, namespaces): (Api<Site>, Api<Namespace>) =
-        (Api::all(client.clone()), Api::all(client.clone()));
-    let all = sites.list_metadata(&ListParams::default()).await?;
-    let params = PatchParams::default();
-    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-    in_parallel(all.iter().map(|site| {
-        let (sites, namespaces, free, params) = (&sites, &namespaces, &free, &params);
-        async move {
-            let name = site.name_any();
-            sites.patch(&name, params, free).await?;
-            sites.delete(&name, &DeleteParams::default()).await?;
-            namespaces.delete(&name, &DeleteParams::background()).await?;
-            Ok(())
-        }
-    }))
-    .await?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = namespaces.list_metadata(&ListParams::default().match_any()).await?;
-        let left = left.iter().filter(|n| n.name_any().starts_with("site")).count();
-        if left == 0 {
-            break;
-        }
-        if Instant::now() > deadline {
-            bail!("{left} namespaces are still being deleted");
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    sandbox.install().await
 }
 
 type Bystander = tokio::task::JoinHandle<Result<Vec<Duration>>>;

@@ -359,6 +359,7 @@ async fn poisoned(stage: &mut Stage) {
         .until("all but the poisoned sites verified", async |stage| {
             let live = stage.restore("poisoned").await;
             let sites = &live["status"]["sites"];
+            lies_ahead(&live);
             assert!(
                 live["status"]["completionTime"].is_null(),
                 "one site waits: {}",
@@ -369,6 +370,9 @@ async fn poisoned(stage: &mut Stage) {
         .await;
     let live = stage.restore("poisoned").await;
     expect_condition(&live, "Succeeded", &["Unknown StillTerminating", &stuck]);
+    let basis = &live["status"]["estimateBasis"];
+    assert_eq!(basis["sitesOfThisRun"], SITES - 4, "{basis}");
+    assert!(lies_ahead(&live), "an estimate, with so many sites done: {}", live["status"]);
     let failures = live["status"]["failures"].as_array().cloned().unwrap_or_default();
     let reasons: BTreeSet<(String, String)> = failures
         .iter()
@@ -398,6 +402,9 @@ async fn poisoned(stage: &mut Stage) {
     stage.admin.run(&patch, "").worked();
     let live = stage.ended("poisoned").await;
     assert_eq!(live["status"]["sites"]["verified"], SITES - 3, "{}", live["status"]);
+    for field in ["estimatedCompletionTime", "noLaterThanTime", "estimateBasis", "stages"] {
+        assert!(live["status"][field].is_null(), "it has ended: {}", live["status"]);
+    }
     let (_, text) = http(stage.operator.listen(), "/metrics").expect("metrics");
     let created =
         text.lines().find_map(|l| l.strip_prefix("reprieve_restore_objects_created_total "));
@@ -430,6 +437,21 @@ async fn poisoned(stage: &mut Stage) {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     stage.whole("after the poison").await;
+}
+
+/// Whether the Restore says when it will have ended. What it says has not passed.
+fn lies_ahead(live: &Value) -> bool {
+    let status = &live["status"];
+    let time = |field: &str| {
+        let text = status[field].as_str()?;
+        Some(chrono::DateTime::parse_from_rfc3339(text).expect("a time").to_utc())
+    };
+    let (expected, no_later) = (time("estimatedCompletionTime"), time("noLaterThanTime"));
+    assert!(expected <= no_later, "{status}");
+    // What was read may be as old as one write of the progress takes.
+    let now = chrono::Utc::now() - chrono::TimeDelta::seconds(10);
+    assert!(expected.is_none_or(|expected| expected > now), "at {now}: {status}");
+    expected.is_some()
 }
 
 /// Every Site was created before the first namespace, and each was told one place of its own before
@@ -472,6 +494,23 @@ async fn killed(stage: &mut Stage) {
     let total = SITES * (OBJECTS + 4);
     for part in [3, 2] {
         stage.created(&mut log, &mut audit, total / part).await;
+        // What earlier Restores took is known from the store.
+        let live = stage.restore("killed").await;
+        let basis = &live["status"]["estimateBasis"];
+        assert!(basis["sitesOfEarlierRuns"].as_i64() >= Some(40), "{}", live["status"]);
+        assert!(lies_ahead(&live), "an estimate from the first second: {}", live["status"]);
+        let stages = live["status"]["stages"].as_array().map_or(0, Vec::len);
+        assert_eq!(stages, 4, "{}", live["status"]);
+        let sites = stage.sites().await;
+        let waits = |site: &&Value| site["status"]["restore"]["stage"] == "Queued";
+        let queued: Vec<&Value> = sites.values().filter(waits).collect();
+        let told = queued.iter().filter(|site| {
+            let restore = &site["status"]["restore"];
+            restore["estimatedCompletionTime"].as_str() <= restore["noLaterThanTime"].as_str()
+                && restore["estimatedCompletionTime"].is_string()
+        });
+        assert!(!queued.is_empty(), "none is queued any more");
+        assert_eq!(told.count(), queued.len(), "each says when it will be back: {queued:?}");
         stage.operator.process_mut().kill().expect("it is killed");
         stage.operator.process_mut().restart().expect("it starts");
         stage.operator.wait_until_ready().await.expect("it is ready");

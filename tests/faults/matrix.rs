@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
-use reprieve::api::Site;
+use reprieve::api::{Site, names};
 use reprieve::sandbox::proxy::{Call, Fault, Rule, Verb};
 
 use crate::stage::Stage;
@@ -100,6 +100,21 @@ impl Case {
             let rule = Rule::new(self.fault.clone()).when(move |call| does.is(call));
             rule.when(self.is_about()).times(1)
         })
+    }
+}
+
+impl Case {
+    /// Once, to the last request of a restore, which takes the mark off the Site: when the answer
+    /// is lost, it must not be taken for somebody else's doing.
+    fn release(&self) -> Rule {
+        let unmarks = |call: &Call| {
+            let annotations = call.body["metadata"]["annotations"].as_object();
+            call.resource == "sites"
+                && annotations
+                    .and_then(|all| all.get(names::ANNOTATION_RESTORE))
+                    .is_some_and(serde_json::Value::is_null)
+        };
+        Rule::new(self.fault.clone()).when(unmarks).when(self.is_about()).times(1)
     }
 }
 
@@ -220,6 +235,9 @@ async fn each_verb_with_each_fault() {
     assert_eq!(stage.deleted().len(), 3 * sites.len(), "an App, a namespace, a Site each");
 
     arm(&stage, &cases);
+    for case in &cases {
+        stage.proxy.add(case.release());
+    }
     for_each(&cases, async |site| {
         stage.bring_back(&format!("back-{site}"), &format!("gone-{site}")).await;
         stage.until_restored(&format!("back-{site}")).await;
