@@ -227,6 +227,8 @@ reasons! {
     SiteNotFound,
     /// The object store cannot be written or read.
     StoreUnavailable,
+    /// The store's ledger has it as purged, and it lives: the cluster was set back.
+    PurgedBefore,
     /// Objects of the site could not be listed.
     DiscoveryFailed,
     /// The archive is damaged or not what it says it is.

@@ -63,6 +63,15 @@ pub fn rules() -> Vec<Rule> {
             runbook: "inventories-shrinking",
         },
         Rule {
+            alert: "ReprievePurgedYetAlive",
+            expr: "max(reprieve_purged_yet_alive) > 0".to_owned(),
+            pending: "",
+            severity: "critical",
+            summary: "{{ $value }} entities live that were purged",
+            description: "The ledger in the store has them as purged, under the UIDs with which they live: etcd was restored from an older snapshot. No request runs twice, but the cluster and the store tell different stories.",
+            runbook: "purged-yet-alive",
+        },
+        Rule {
             alert: "ReprieveGuardMissing",
             expr: "reprieve_guard_in_place == 0 and reprieve_lease_held == 1".to_owned(),
             pending: "1m",

@@ -35,6 +35,8 @@ pub struct Metrics {
     pub requested_entities: Family<Kind, Counter>,
     /// Sites that lost much of what they held within the last minutes, though nobody asked.
     pub sites_shrunk: Gauge,
+    /// Entities that live although the store's ledger has them as purged.
+    pub purged_yet_alive: Gauge,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
     /// DeletionRequests that ended, by state and reason.
@@ -216,6 +218,12 @@ impl Metrics {
             "Sites that lost more than a quarter of their objects within the last 15 minutes and are neither purged nor restored",
             sites_shrunk.clone(),
         );
+        let purged_yet_alive = Gauge::default();
+        registry.register(
+            "purged_yet_alive",
+            "Sites and Apps that live although the store's ledger has them as purged, under the same UID, when the operator began: the cluster was set back",
+            purged_yet_alive.clone(),
+        );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
         let requests_ended = Family::default();
@@ -311,6 +319,7 @@ impl Metrics {
             guard_probes,
             requested_entities,
             sites_shrunk,
+            purged_yet_alive,
             purged,
             expired_archives,
             unexpected_deletes,
@@ -338,6 +347,7 @@ impl Metrics {
     pub fn rooms_ended(&self) {
         lock(&self.counters).clear();
         self.sites_shrunk.set(0);
+        self.purged_yet_alive.set(0);
         self.unparsable.clear();
         self.backing_off.clear();
         self.alert_source_up.clear();

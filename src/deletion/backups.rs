@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::drilled;
 use super::gates::{Case, Verdict, stricter, undecided};
 use super::live::{Live, words};
-use super::observe::SiteFacts;
+use super::observe::{Executed, SiteFacts};
 use crate::api::{Backup, ConditionStatus, ConditionType, Conditions, Reason, RequestState, Time};
 
 /// The newest Backup of a site that was made for this request.
@@ -53,6 +53,10 @@ pub fn keep_until(case: &Case<'_>) -> Time {
 pub(super) fn backed_up(case: &Case<'_>) -> Verdict {
     if !matches!(case.state, RequestState::Held | RequestState::Purging) {
         return Verdict::later();
+    }
+    if let Executed::Unknown(why) = &case.facts.executed {
+        let message = format!("the ledger of what was purged cannot be read: {why}");
+        return Verdict::closed(Reason::StoreUnavailable, message);
     }
     let total = case.plan.entities.len();
     let mut missing = vec![];

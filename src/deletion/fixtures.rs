@@ -9,7 +9,7 @@ use super::decide::{Decision, decide};
 use super::digest::digest;
 use super::gates::{Case, GATES, Verdict};
 use super::held::{Claim, Disk, Edit, Held, HeldKind};
-use super::observe::{AppFacts, Facts, OpenRequest, PolicyFacts, SiteFacts};
+use super::observe::{AppFacts, Executed, Facts, OpenRequest, PolicyFacts, SiteFacts};
 use super::rolling::{Entry, Ledger, RollingFacts};
 use crate::api::{
     Alerts, App, Approval, Backup, ConditionType, DeletionPolicySpec, DeletionRequestStatus,
@@ -226,6 +226,7 @@ pub fn asking(kind: TargetKind, ids: &[&str], extra: Value) -> Facts {
         rolling: RollingFacts { ledger: Ledger::Missing(None), fleet: 1000 },
         last_drill: None,
         api_time: at(0),
+        executed: Executed::No,
     }
 }
 

@@ -8,7 +8,7 @@ use super::backups::{backed_up, backup_is_current};
 use super::decide::Effect;
 use super::digest::leaf_digest;
 use super::live::{Live, words};
-use super::observe::{Facts, next_entity};
+use super::observe::{Executed, Facts, next_entity};
 use super::rolling;
 use crate::api::{
     Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase, Plan,
@@ -151,6 +151,9 @@ pub(super) fn undecided<'a>(
 
 /// Gate 1: what is not gone yet is still what was planned.
 fn scope_valid(case: &Case<'_>) -> Verdict {
+    if let Executed::Yes(why) = &case.facts.executed {
+        return Verdict::closed(Reason::PurgedBefore, why.clone());
+    }
     for (entity, live) in undecided(case) {
         let Some(live) = live else {
             return Verdict::closed(

@@ -60,6 +60,13 @@ fn with_anything_missing_there_is_no_token() {
         (Some(ALL[0]), Reason::PlanChanged, |g| {
             g.live("s000").site.spec.tenant.name = "another".into();
         }),
+        // T11: the cluster was set back, and the store knows of it.
+        (Some(ALL[0]), Reason::PurgedBefore, |g| {
+            g.facts.executed = Executed::Yes("purged".into());
+        }),
+        (Some(ALL[4]), Reason::StoreUnavailable, |g| {
+            g.facts.executed = Executed::Unknown("away".into());
+        }),
         (Some(ALL[0]), Reason::EntityNotActive, |g| hold(g.live("s001"), "other", "Held")),
         (Some(ALL[0]), Reason::EntityNotActive, |g| {
             g.live("s001").site.spec.namespaces = Some(vec!["s001".into(), "more".into()]);

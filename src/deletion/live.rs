@@ -182,6 +182,14 @@ impl<'a> Live<'a> {
                 .any(|a| of_request(a.status.as_ref().and_then(|s| s.deletion.as_ref())))
     }
 
+    /// Whether nothing is left of it but itself.
+    pub fn is_bare(self) -> bool {
+        match self {
+            Self::App(app, _) => app.objects.is_empty(),
+            Self::Site(live) => live.namespaces.is_empty(),
+        }
+    }
+
     /// Whether a DELETE of something of it was seen: its point of no return. Of an App, its own
     /// DELETE comes first. An entity that was deleted past the guard, and the Apps of such a Site,
     /// can still be created anew while they are held by their finalizers: of these only what is

@@ -13,7 +13,8 @@ mod backups;
 mod cancel_tests;
 pub mod decide;
 pub mod digest;
-pub mod drilled;
+pub mod diverged;
+mod drilled;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;
@@ -75,7 +76,8 @@ const CHANGED: Duration = Duration::from_millis(200);
 pub async fn run(ctx: Context, store: Store, down: Shutdown) {
     tokio::join!(
         run_requests(ctx.clone(), store.clone(), down.clone()),
-        policy::run(ctx.clone(), store, down.clone()),
+        policy::run(ctx.clone(), store.clone(), down.clone()),
+        diverged::run(ctx.clone(), store, down.clone()),
         watch_guard(ctx, down),
     );
 }

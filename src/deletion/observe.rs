@@ -13,6 +13,7 @@ use super::alerts::Answers;
 use super::app_objects::read_app;
 use super::backups::{backup_of, is_verified};
 use super::held::{Claim, Held};
+use super::ledger;
 use super::live::Live;
 use super::named::{ScopeFacts, observe_planned, observe_scope};
 use super::rolling::RollingFacts;
@@ -58,6 +59,21 @@ pub struct Facts {
     pub last_drill: Option<Time>,
     /// The time by the API server's clock.
     pub api_time: Time,
+    /// What the store's ledger says of the entity that comes next, while none of it is gone.
+    pub executed: Executed,
+}
+
+/// What the store's ledger says of an entity that is about to be purged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Executed {
+    /// This request has not purged it.
+    #[default]
+    No,
+    /// This request has purged it, and it is here again, at its old UID: the cluster was set back
+    /// to a time before. In words.
+    Yes(String),
+    /// The ledger cannot be read; why.
+    Unknown(String),
 }
 
 /// One Site, live.
@@ -311,7 +327,11 @@ pub(super) async fn observe(
         rolling: RollingFacts::default(),
         last_drill: None,
         api_time: ctx.now(),
+        executed: Executed::default(),
     };
+    if let Some((entity, live)) = next.and_then(|e| Some((e, facts.live(e)?))) {
+        facts.executed = ledger::executed(store, &facts.request_uid(), entity, live).await;
+    }
     if !state.is_final() && !ends {
         let begins = |e| facts.live(e).is_some_and(|live| !live.has_started(e));
         let begins = next.is_some_and(begins);

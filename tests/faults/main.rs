@@ -1,4 +1,4 @@
-//! Crashes and the network: F1 to F6 and B5 of the fault list, on a real control plane with the
+//! Crashes and the network: F1 to F6, B5 and T11 of the fault list, on a real control plane with the
 //! fault proxy between the operator and the API server. The oracle is what lives and the API
 //! server's audit log, not what the operator says of itself.
 #![cfg(feature = "sandbox")]
@@ -7,6 +7,7 @@ mod crash;
 mod etcd;
 mod matrix;
 mod network;
+mod rollback;
 #[path = "../s3/mod.rs"]
 mod s3;
 mod stage;
