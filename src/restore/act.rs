@@ -286,7 +286,7 @@ impl Work {
                 let verifying = Instant::now();
                 let attempt = site::verify(self, &maker, job, plan, &made).await;
                 if let Ok(Attempt::Verified(verified)) = &attempt {
-                    progress.verified(verified.objects, verifying, true);
+                    progress.measure(verified.objects, verifying, true);
                 }
                 attempt
             }

@@ -132,7 +132,7 @@ impl Work {
         // Every Service has another address, as it must.
         plan.notices.retain(|notice| notice.reason != Reason::Reassigned.as_str());
         let Attempt::Verified(verified) = attempt else { return Ok(attempt) };
-        progress.verified(verified.objects, verifying, false);
+        progress.measure(verified.objects, verifying, false);
         let milliseconds =
             |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         Ok(Attempt::Verified(VerifiedSite {

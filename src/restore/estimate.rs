@@ -6,7 +6,8 @@
 //! measured; each of many trials gives every site the line's value times the error of some site
 //! that is done, and the wait of some site for its workloads, and lets the queue run off. What all
 //! sites of a run have in common (a slow day of the API server) does not average out over many
-//! sites; a trial therefore also has a factor of its own, as wide as earlier estimates were wrong.
+//! sites, nor does what the model leaves out; a trial therefore also has a factor of its own, about
+//! what earlier runs took of what the model said, and as wide as they scattered.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,7 +23,9 @@ const TRIALS: u32 = 200;
 const TRUST: f64 = 3.0;
 /// How wrong estimates are until it was measured: the standard deviation of the logarithm of what
 /// a run took to what was expected.
-const FIRST_SPREAD: f64 = 0.25;
+const FIRST_SPREAD: f64 = 0.3;
+/// Errors are averaged as if so many runs had been without any.
+const DOUBT: f64 = 1.0;
 /// Past errors that are needed before their own spread counts.
 const ENOUGH_ERRORS: usize = 5;
 /// The least spread: no number of sites makes the future certain.
@@ -54,7 +57,8 @@ pub struct Known {
     pub this_run: Vec<Sample>,
     /// Sites of earlier runs and drills.
     pub earlier: Vec<Sample>,
-    /// For runs that have ended, what was left at some time, divided by what was expected (p50).
+    /// For runs that have ended, what was left when as much was back as is now, divided by what the
+    /// model said: [`End::model`].
     pub errors: Vec<f64>,
     /// The longest wait for workloads: then a site has failed. None: nothing is waited for.
     pub patience: Option<Duration>,
@@ -116,6 +120,8 @@ pub struct End {
     pub ready: Left,
     /// Until every site is done.
     pub all: Left,
+    /// The same (p50), as it is before it is corrected by what earlier runs took.
+    pub model: Duration,
     /// Until each pending site is done, in their order.
     pub sites: Vec<Left>,
 }
@@ -128,7 +134,7 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
         return None;
     }
     let mut random = Random(0x5eed);
-    let spread = spread(&known.errors);
+    let (center, spread) = wrong_by(&known.errors);
     let mut of_sites = vec![Vec::with_capacity(TRIALS as usize); pending.len()];
     let [mut queue, mut create, mut ready, mut all] =
         [const { Vec::<f64>::new() }; 4].map(|mut v| {
@@ -137,7 +143,8 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
         });
     for trial in 0..TRIALS {
         // One trial from each slice of the distribution, so that few trials cover all of it.
-        let common = (spread * normal((f64::from(trial) + 0.5) / f64::from(TRIALS))).exp();
+        let part = (f64::from(trial) + 0.5) / f64::from(TRIALS);
+        let common = (center + spread * normal(part)).exp();
         let ways = trial_of(&basis, pending, slots.max(1), common, &mut random);
         let last = |of: fn(&Way) -> f64| ways.iter().map(of).fold(0.0, f64::max);
         queue.push(last(|way| way.begun));
@@ -151,6 +158,7 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
     let end = || End {
         ready: left(&mut ready),
         all: left(&mut all),
+        model: Duration::from_secs_f64(quantile(&all, 0.5) / center.exp()),
         sites: of_sites.iter_mut().map(|ends| left(ends)).collect(),
     };
     Some(Estimate {
@@ -316,23 +324,28 @@ impl Basis {
     }
 }
 
-/// The spread of past errors, about an expectation that is right on average: an estimate that was
-/// always too short by half is as wrong as one that scatters.
-fn spread(errors: &[f64]) -> f64 {
+/// The mean of the logarithms of past errors, drawn to zero where there are few, and how far they
+/// lie from it.
+fn wrong_by(errors: &[f64]) -> (f64, f64) {
     let logs: Vec<f64> = errors.iter().filter(|e| **e > 0.0).map(|e| e.ln()).collect();
+    let n = logs.len() as f64;
+    let center = logs.iter().sum::<f64>() / (n + DOUBT);
     if logs.len() < ENOUGH_ERRORS {
-        return FIRST_SPREAD;
+        return (center, FIRST_SPREAD);
     }
-    let square: f64 = logs.iter().map(|l| l * l).sum::<f64>() / logs.len() as f64;
-    square.sqrt().max(LEAST_SPREAD)
+    let square: f64 = logs.iter().map(|l| (l - center) * (l - center)).sum::<f64>() / n;
+    // What few have shown is wider in truth.
+    (center, (square.sqrt() * (1.0 + 2.0 / n)).max(LEAST_SPREAD))
+}
+
+/// Of these, sorted, the one below which this part of them lies.
+fn quantile(sorted: &[f64], part: f64) -> f64 {
+    sorted[((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len()) - 1]
 }
 
 fn left(seconds: &mut [f64]) -> Left {
     seconds.sort_by(f64::total_cmp);
-    let at = |part: f64| {
-        let index = ((seconds.len() as f64 * part).ceil() as usize).clamp(1, seconds.len()) - 1;
-        Duration::from_secs_f64(seconds[index]).max(LEAST)
-    };
+    let at = |part: f64| Duration::from_secs_f64(quantile(seconds, part)).max(LEAST);
     Left { p50: at(0.5), p90: at(0.9) }
 }
 

@@ -26,21 +26,31 @@ const TELL_AT_A_TIME: usize = 10;
 /// When this much of the objects is back, in percent, the estimate is noted, to be checked.
 const CHECKED: [u8; 3] = [10, 50, 90];
 /// What is shorter says nothing of how good estimates are.
-const WORTH_CHECKING: Duration = Duration::from_secs(10);
+const WORTH_CHECKING: Duration = Duration::from_secs(6);
 
 /// The estimates of one Restore.
 #[derive(Debug)]
 pub struct Forecast {
     drill: bool,
     earlier: Vec<Sample>,
-    errors: Vec<f64>,
+    /// What runs of this kind took of what the model said, when this much was back, in percent.
+    errors: Vec<(u8, f64)>,
     made: Option<Instant>,
     latest: Option<Estimate>,
     /// The sites of the latest estimate.
     names: Vec<String>,
     /// What each Site says.
     told: HashMap<String, (Promise, Instant)>,
-    noted: Vec<(u8, Instant, Left)>,
+    noted: Vec<Noted>,
+}
+
+/// An estimate that is to be checked.
+#[derive(Debug)]
+struct Noted {
+    at_percent: u8,
+    at: Instant,
+    left: Left,
+    model: Duration,
 }
 
 impl Forecast {
@@ -71,14 +81,15 @@ impl Forecast {
         };
         // Drills have nothing to wait for: what their estimates were worth says nothing of others.
         let alike = runs.iter().filter(|run| run.drill == drill).flat_map(|run| &run.estimates);
-        let early = alike.filter(|estimate| estimate.at_percent <= 50);
         let ratio = |estimate: &CheckedEstimate| {
-            estimate.actual_milliseconds as f64 / estimate.expected_milliseconds.max(1) as f64
+            let ratio =
+                estimate.actual_milliseconds as f64 / estimate.model_milliseconds.max(1) as f64;
+            (estimate.at_percent, ratio)
         };
         Self {
             drill,
             earlier: runs.iter().flat_map(|run| &run.sites).map(of).collect(),
-            errors: early.map(ratio).collect(),
+            errors: alike.map(ratio).collect(),
             made: None,
             latest: None,
             names: vec![],
@@ -120,7 +131,7 @@ impl Forecast {
         let known = Known {
             this_run,
             earlier: self.earlier.clone(),
-            errors: self.errors.clone(),
+            errors: self.errors_at(percent(jobs, memories)),
             patience: (!self.drill).then_some(PATIENCE),
         };
         self.latest = estimate(&known, &pending, slots);
@@ -128,23 +139,25 @@ impl Forecast {
         self.note(jobs, memories);
     }
 
+    /// How wrong the model was in runs like this one when about so much was back.
+    fn errors_at(&self, percent: i64) -> Vec<f64> {
+        let nearest = CHECKED.into_iter().min_by_key(|at| (i64::from(*at) - percent).abs());
+        let all = self.errors.iter().filter(|(at, _)| Some(*at) == nearest);
+        all.map(|(_, error)| *error).collect()
+    }
+
     /// Notes the estimate where it is to be checked.
     fn note(&mut self, jobs: &[Job], memories: &Memories) {
-        let Some(left) = self.latest.as_ref().and_then(|latest| Some(latest.end.as_ref()?.all))
-        else {
+        let Some(end) = self.latest.as_ref().and_then(|latest| latest.end.as_ref()) else {
             return;
         };
-        let objects = jobs.iter().map(|job| {
-            let (done, total) = memories.get(&job.name).map_or((0, 0), Memory::objects);
-            (done.min(total), total.max(job.backup.objects))
-        });
-        let (done, total) = objects.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
-        let percent = if total > 0 { done * 100 / total } else { 0 };
+        let percent = percent(jobs, memories);
         let reached = CHECKED.iter().filter(|at| i64::from(**at) <= percent).max().copied();
-        if let Some(at) = reached
-            && self.noted.iter().all(|(noted, ..)| *noted < at)
+        if let Some(at_percent) = reached
+            && self.noted.iter().all(|noted| noted.at_percent < at_percent)
         {
-            self.noted.push((at, Instant::now(), left));
+            let (left, model) = (end.all, end.model);
+            self.noted.push(Noted { at_percent, at: Instant::now(), left, model });
         }
     }
 
@@ -200,12 +213,14 @@ impl Forecast {
             ready_milliseconds: sample.ready.map(milliseconds),
             verify_milliseconds: milliseconds(sample.verify),
         });
-        let estimates = self.noted.iter().map(|(at_percent, at, left)| CheckedEstimate {
-            at_percent: *at_percent,
-            expected_milliseconds: milliseconds(left.p50),
-            no_later_milliseconds: milliseconds(left.p90),
-            actual_milliseconds: milliseconds(at.elapsed()),
-        });
+        let estimates =
+            self.noted.iter().map(|Noted { at_percent, at, left, model }| CheckedEstimate {
+                at_percent: *at_percent,
+                model_milliseconds: milliseconds(*model),
+                expected_milliseconds: milliseconds(left.p50),
+                no_later_milliseconds: milliseconds(left.p90),
+                actual_milliseconds: milliseconds(at.elapsed()),
+            });
         let worth = WORTH_CHECKING.as_millis() as u64;
         let estimates = estimates
             .filter(|e| e.expected_milliseconds.max(e.actual_milliseconds) >= worth)
@@ -233,6 +248,16 @@ pub fn check(metrics: &Metrics, run: &RunTimings) {
             Duration::from_millis(estimate.actual_milliseconds),
         );
     }
+}
+
+/// How much of all objects is back.
+fn percent(jobs: &[Job], memories: &Memories) -> i64 {
+    let objects = jobs.iter().map(|job| {
+        let (done, total) = memories.get(&job.name).map_or((0, 0), Memory::objects);
+        (done.min(total), total.max(job.backup.objects))
+    });
+    let (done, total) = objects.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    if total > 0 { done * 100 / total } else { 0 }
 }
 
 /// How a site stands, for an estimate.

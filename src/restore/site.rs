@@ -66,7 +66,7 @@ pub struct Progress {
 
 impl Progress {
     /// Notes what a site has taken that was verified just now, in a look that began then.
-    pub fn verified(&mut self, objects: i64, verifying: Instant, waited: bool) {
+    pub fn measure(&mut self, objects: i64, verifying: Instant, waited: bool) {
         let created = self.created.as_ref().and_then(|created| created.at);
         // One that was created before a restart of the operator was not measured.
         let Some((begun, created)) = self.begun.zip(created) else { return };

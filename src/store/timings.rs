@@ -53,6 +53,8 @@ pub struct SiteTiming {
 pub struct CheckedEstimate {
     /// When so much of the objects was back, in percent.
     pub at_percent: u8,
+    /// What the model said, before it was corrected by what earlier runs took, in milliseconds.
+    pub model_milliseconds: u64,
     /// What was expected to be left (p50), in milliseconds.
     pub expected_milliseconds: u64,
     /// What was expected to be left at most (p90), in milliseconds.

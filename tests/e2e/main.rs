@@ -22,6 +22,7 @@ mod past_guard;
 mod people;
 mod process;
 mod races;
+mod replay;
 mod restore;
 mod road;
 mod roundtrip;

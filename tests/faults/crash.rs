@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use chrono::DateTime;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Api, ListParams};
 use reprieve::api::{Backup, DeletionRequest, Restore, Site};
 use reprieve::sandbox::proxy::{Call, Fault, Rule};
@@ -156,6 +159,146 @@ async fn a_crash_after_every_write_changes_nothing() {
     assert_eq!(live["status"]["failures"], Value::Null, "{}", live["status"]);
     assert_eq!(stage.deleted().len(), 3, "a restore deletes nothing");
     assert_eq!(stage.forms("plain").await, expected, "the other site");
+    stage.sandbox.stop().expect("nothing is left");
+}
+
+/// Workloads of two kinds, and a disk that its claim would take along.
+fn workloads(site: &str) -> Vec<Value> {
+    let labels = json!({"app": "work"});
+    let pods = json!({"metadata": {"labels": labels}, "spec": {
+        "terminationGracePeriodSeconds": 1, "restartPolicy": "Always",
+        "containers": [{"name": "work", "image": "example.invalid/work"}],
+    }});
+    let mut job = pods.clone();
+    job["spec"]["restartPolicy"] = json!("Never");
+    let claim = json!({"name": "data", "namespace": site});
+    let storage = json!({"storage": "1Gi"});
+    vec![
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "work", "namespace": site},
+            "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": pods},
+        }),
+        json!({
+            "apiVersion": "batch/v1", "kind": "CronJob",
+            "metadata": {"name": "nightly", "namespace": site},
+            "spec": {"schedule": "0 3 1 1 *", "jobTemplate": {"spec": {"template": job}}},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("disk-{site}")},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "capacity": storage, "claimRef": claim,
+                "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "by-hand",
+                "csi": {"driver": "example.invalid", "volumeHandle": site},
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim,
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": storage},
+                "storageClassName": "by-hand", "volumeName": format!("disk-{site}"),
+            },
+        }),
+    ]
+}
+
+/// The reclaim policy of the disk, and the replicas and the suspension of the workloads.
+async fn service(stage: &Stage, site: &str) -> (Option<String>, Option<i32>, Option<bool>) {
+    let disks: Api<PersistentVolume> = Api::all(stage.admin.clone());
+    let deployments: Api<Deployment> = Api::namespaced(stage.admin.clone(), site);
+    let jobs: Api<CronJob> = Api::namespaced(stage.admin.clone(), site);
+    let disk = disks.get(&format!("disk-{site}")).await.expect("a disk");
+    let deployment = deployments.get("work").await.expect("a Deployment");
+    let job = jobs.get("nightly").await.expect("a CronJob");
+    (
+        disk.spec.and_then(|spec| spec.persistent_volume_reclaim_policy),
+        deployment.spec.and_then(|spec| spec.replicas),
+        job.spec.and_then(|spec| spec.suspend),
+    )
+}
+
+/// I7 and I8: a site with workloads and a disk is held, and released, through a kill after each
+/// write; then one of its Apps is deleted, in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_every_write_of_a_hold_changes_nothing() {
+    let Some(mut stage) = Stage::start().await else { return };
+    let begun = Instant::now();
+    let step = |what: &str, crashes: usize| {
+        eprintln!("{:6.1} s {what}: {crashes} crashes", begun.elapsed().as_secs_f64());
+    };
+    stage.make_site("work").await;
+    for object in workloads("work") {
+        stage.create(object).await;
+    }
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(stage.admin.clone(), "work");
+    while claims.get("data").await.expect("a claim").status.and_then(|s| s.phase).as_deref()
+        != Some("Bound")
+    {
+        assert!(begun.elapsed() < PATIENCE, "the claim is not bound");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    stage.until_settled("work").await;
+    let before = stage.snapshot("work").await;
+    let as_it_was = (Some("Delete".to_owned()), Some(2), Some(false));
+    assert_eq!(service(&stage, "work").await, as_it_was);
+
+    stage.ask_for("held", "Site", "site-work", 3000).await;
+    stage.approve("held").await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage
+            .until::<DeletionRequest>("", "held", "its window", |live| {
+                !live["status"]["retention"].is_null()
+            })
+            .await;
+        let held = (Some("Retain".to_owned()), Some(0), Some(true));
+        while service(stage, "work").await != held {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    step("a hold", crashes);
+    assert!(crashes >= 10, "{crashes}");
+    stage.cancel("held").await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage.until_state("held", "Cancelled").await;
+        stage
+            .until::<DeletionRequest>("", "held", "no finalizer", |live| {
+                live["metadata"]["finalizers"].is_null()
+            })
+            .await;
+        stage.until_settled("work").await;
+    })
+    .await;
+    step("a release", crashes);
+    assert!(crashes >= 6, "{crashes}");
+    assert_eq!(service(&stage, "work").await, as_it_was, "after the release");
+    before.expect_untouched(&stage.snapshot("work").await, "I7: after the release");
+    assert_eq!(stage.deleted().len(), 0, "nothing was deleted");
+
+    stage.ask_for("app-gone", "App", "app-work", 10).await;
+    stage.approve("app-gone").await;
+    let crashes = crash_at_each(&mut stage, async |stage| {
+        stage.until_state("app-gone", "Completed").await;
+        stage
+            .until::<DeletionRequest>("", "app-gone", "no finalizer", |live| {
+                live["metadata"]["finalizers"].is_null()
+            })
+            .await;
+    })
+    .await;
+    step("the deletion of an App", crashes);
+    assert!(crashes >= 10, "{crashes}");
+    let gone = [
+        "App.reprieve.dev/work/shop",
+        "ServiceAccount/work/shop",
+        "Secret/work/shop",
+        "Deployment.apps/work/web",
+    ];
+    let left = before.without(&gone);
+    assert_eq!(left.objects.len() + gone.len(), before.objects.len(), "{:?}", before.objects);
+    stage.until_site_active("work").await;
+    left.expect_untouched(&stage.snapshot("work").await, "the rest of the site");
+    assert_eq!(service(&stage, "work").await, as_it_was, "after the App is gone");
     stage.sandbox.stop().expect("nothing is left");
 }
 

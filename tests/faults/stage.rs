@@ -74,18 +74,30 @@ impl Stage {
         self.until_settled(name).await;
     }
 
-    /// Waits until a site with its App stands as it shall.
-    pub async fn until_settled(&self, name: &str) {
-        self.until::<App>(name, "shop", "the App ready", |live| is_true(live, "Ready")).await;
+    /// Waits until a site is in service again.
+    pub async fn until_site_active(&self, name: &str) {
         self.until::<Site>("", name, "Active and ready", |live| {
             live["status"]["state"] == "Active" && is_true(live, "Ready")
         })
         .await;
     }
 
+    /// Waits until a site with its App stands as it shall.
+    pub async fn until_settled(&self, name: &str) {
+        self.until::<App>(name, "shop", "the App ready", |live| is_true(live, "Ready")).await;
+        self.until_site_active(name).await;
+    }
+
     /// Alice asks for the deletion of this site; gives once the plan is there.
     pub async fn ask(&self, request: &str, site: &str) {
-        let object = crate::user::request(request, "Site", &[format!("site-{site}")]);
+        self.ask_for(request, "Site", &format!("site-{site}"), 10).await;
+    }
+
+    /// Alice asks for the deletion of this id, with a window of so many seconds; gives once the plan
+    /// is there.
+    pub async fn ask_for(&self, request: &str, kind: &str, id: &str, seconds: i64) {
+        let mut object = crate::user::request(request, kind, &[id.to_owned()]);
+        object["spec"]["retentionSeconds"] = json!(seconds);
         create_as(&self.alice, object).await;
         self.until_state(request, "AwaitingApproval").await;
     }

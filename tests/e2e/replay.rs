@@ -1,0 +1,147 @@
+//! Approvals and requests that are used again: T15, T17 and T18 of the fault list. An approval of an
+//! earlier plan or of another request counts nothing; a request that has done its work does nothing
+//! when a pipeline applies it again; and DELETE of a request, in whatever state, only ever keeps
+//! what is not gone. The oracle is what lives and the API server's audit log.
+
+use reprieve::api::names::OPERATOR_USER;
+use reprieve::sandbox::{Sandbox, audit};
+use serde_json::{Value, json};
+
+use crate::alerts::Stage;
+use crate::user::{Snapshot, condition, request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_approved_once_is_not_approved_again() {
+    let Some(sandbox) = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await else { return };
+    sandbox.install().await.expect("it can be installed");
+    let operator = sandbox.start_operator(&[]).await.expect("the operator starts");
+    let stage = Stage::with(&sandbox);
+    let waves = json!({"waves": {"first": 1, "maxPercent": 1, "pauseSeconds": 3600}});
+    let sites = stage.prepare("again", &waves, 5);
+    let [one, two, three, four, five] = &sites[..] else { panic!("five sites") };
+    approvals_of_something_else(&stage, one);
+    finished_requests(&stage, &sandbox, two).await;
+    deleted_in_each_state(&stage, &sandbox, &[one, three, four, five]).await;
+    let records = sandbox.audit().read().expect("the audit log");
+    let gone: Vec<&str> = audit::deletes(&records)
+        .filter(|r| r.user.name == OPERATOR_USER && r.resource == "sites")
+        .map(|r| r.name.as_str())
+        .collect();
+    assert_eq!(gone, [two, three], "Sites that were deleted, in that order");
+    drop(operator);
+    sandbox.stop().expect("nothing is left");
+}
+
+fn digest(live: &Value) -> String {
+    live["status"]["plan"]["digest"].as_str().expect("a digest").to_owned()
+}
+
+/// Bob writes an approval of this digest.
+fn approve(stage: &Stage, request: &str, digest: &str) {
+    let annotation = format!("approval.reprieve.dev/bob={digest} bob");
+    stage.bob.run(&["annotate", "--overwrite", "dreq", request, &annotation], "").worked();
+}
+
+/// T15: of another request for the very same Site, and of a plan that has changed since.
+fn approvals_of_something_else(stage: &Stage, site: &str) {
+    let ids = [format!("id-{site}")];
+    stage.alice.create(&request("first", "Site", &ids)).worked();
+    let first = digest(&stage.alice.until_state("first", "AwaitingApproval"));
+    stage.alice.kubectl("delete dreq first --timeout=60s").worked();
+    stage.alice.create(&request("second", "Site", &ids)).worked();
+    let before = digest(&stage.alice.until_state("second", "AwaitingApproval"));
+    assert_ne!(first, before, "the digest names the request");
+    approve(stage, "second", &first);
+    stage.alice.until("dreq second", "an approval that does not count", |live| {
+        condition(live, "Approved").contains("bob approved another digest")
+    });
+    // What was approved is not what is planned any more.
+    let tenant = r#"{"spec":{"tenant":{"name":"Somebody else"}}}"#;
+    stage.admin.run(&["patch", "site", site, "--type=merge", "-p", tenant], "").worked();
+    let live = stage.alice.until("dreq second", "another plan", |live| {
+        live["status"]["plan"]["digest"].as_str().is_some_and(|digest| digest != before)
+    });
+    approve(stage, "second", &before);
+    let live = stage.alice.until("dreq second", "the approval of the former plan seen", |seen| {
+        condition(seen, "Approved").contains(&before) && digest(seen) == digest(&live)
+    });
+    assert_eq!(live["status"]["state"], "AwaitingApproval", "{}", live["status"]);
+    assert!(live["status"]["approvals"].is_null(), "none counts: {}", live["status"]);
+    stage.alice.kubectl("delete dreq second --timeout=60s").worked();
+}
+
+/// T17: a pipeline applies a request that has done its work, when it was deleted, and when the site
+/// is back.
+async fn finished_requests(stage: &Stage, sandbox: &Sandbox, site: &str) {
+    let ids = [format!("id-{site}")];
+    let manifest = request("done", "Site", &ids);
+    let apply = |what: &str| {
+        let applied = stage.alice.with_input("apply -f -", &manifest.to_string());
+        assert!(applied.ok, "{what}: {}", applied.err);
+    };
+    apply("at first");
+    let first = digest(&stage.alice.until_state("done", "AwaitingApproval"));
+    stage.bob.approve("done", "bob").worked();
+    let done = stage.alice.until_state("done", "Completed");
+    apply("while it is there");
+    assert_eq!(stage.admin.get("dreq done")["status"], done["status"], "nothing happens");
+
+    let back = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": {"name": "again"},
+        "spec": {"source": {"deletionRequestRef": {"name": "done"}}},
+    });
+    stage.admin.create(&back).worked();
+    stage.admin.kubectl("wait --for=condition=Succeeded rst/again --timeout=120s").worked();
+    stage.until_active(&[site.to_owned()]);
+    let before = Snapshot::take(sandbox, site).await;
+    apply("when the site is back");
+    let still = stage.admin.get("dreq done");
+    assert_eq!(still["status"]["completionTime"], done["status"]["completionTime"]);
+
+    // As if it had never been there: another request, which nobody has approved.
+    stage.admin.kubectl("delete dreq done --timeout=60s").worked();
+    apply("when it was deleted");
+    approve(stage, "done", &first);
+    let live = stage.alice.until("dreq done", "a plan of its own", |live| {
+        condition(live, "Approved").contains("bob approved another digest")
+    });
+    assert_eq!(live["status"]["state"], "AwaitingApproval", "{}", live["status"]);
+    assert_ne!(digest(&live), first);
+    stage.alice.kubectl("delete dreq done --timeout=60s").worked();
+    before.expect_untouched(&Snapshot::take(sandbox, site).await, "T17");
+}
+
+/// T18: DELETE of a request that waits for approvals, of one that is held, of one in the middle of
+/// its purge, and of one that has ended.
+async fn deleted_in_each_state(stage: &Stage, sandbox: &Sandbox, sites: &[&String; 4]) {
+    let [waits, goes, stays, held] = sites.map(Clone::clone);
+    let mut before = vec![];
+    for site in [&waits, &stays, &held] {
+        before.push(Snapshot::take(sandbox, site).await);
+    }
+    let delete = |name: &str| {
+        stage.alice.kubectl(&format!("delete dreq {name} --timeout=120s")).worked();
+        assert!(!stage.admin.kubectl(&format!("get dreq {name}")).ok, "{name} is gone");
+    };
+    stage.alice.create(&request("waits", "Site", &[format!("id-{waits}")])).worked();
+    stage.alice.until_state("waits", "AwaitingApproval");
+    delete("waits");
+
+    stage.hold("held", std::slice::from_ref(&held), &json!({"retentionSeconds": 600}));
+    stage.alice.until("dreq held", "its window", |live| !live["status"]["retention"].is_null());
+    delete("held");
+
+    stage.hold("goes", &[goes.clone(), stays.clone()], &json!({}));
+    let live = stage.alice.until("dreq goes", "the first Site gone", |live| {
+        live["status"]["progress"]["purged"] == 1
+    });
+    assert_eq!(live["status"]["state"], "Purging", "{}", live["status"]);
+    delete("goes");
+
+    let back = [waits, stays, held];
+    stage.until_active(&back);
+    for (site, before) in back.iter().zip(before) {
+        before.expect_untouched(&Snapshot::take(sandbox, site).await, "T18");
+    }
+    assert!(!stage.admin.kubectl(&format!("get site {goes}")).ok, "past its point of no return");
+}
