@@ -168,7 +168,7 @@ async fn race(
     let api: Api<DeletionRequest> = Api::all(client);
     let state = |live: &DeletionRequest| live.status.as_ref().and_then(|s| s.state);
     let is_final = |live: &DeletionRequest| state(live).is_some_and(RequestState::is_final);
-    let until = async |what: &str, holds: &dyn Fn(&DeletionRequest) -> bool| {
+    let until = async |what: &str, holds: &(dyn Fn(&DeletionRequest) -> bool + Sync)| {
         let begun = Instant::now();
         loop {
             let live = api.get(&name).await.expect("the request");

@@ -212,8 +212,8 @@ async fn service(stage: &Stage, site: &str) -> (Option<String>, Option<i32>, Opt
     let job = jobs.get("nightly").await.expect("a CronJob");
     (
         disk.spec.and_then(|spec| spec.persistent_volume_reclaim_policy),
-        deployment.spec.and_then(|spec| spec.replicas),
-        job.spec.and_then(|spec| spec.suspend),
+        deployment.spec.replicas,
+        job.spec.suspend,
     )
 }
 
