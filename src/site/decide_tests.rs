@@ -50,6 +50,7 @@ fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
         role_exists: true,
         newest_backup: None,
         known: Known::NotAsked,
+        hooks: super::super::hooks::Tried::No,
         count: Count::Fits,
         repaired: vec![],
     }
