@@ -114,3 +114,52 @@ fn made_once_and_never_again() {
     let again = reported(decide(&facts, now().plus_seconds(60)));
     assert_eq!((again.next, Some(again.status)), (Next::Done, facts.backup.status));
 }
+
+#[test]
+fn hooks_of_what_is_held_are_run_by_the_first_backup_of_the_request_alone() {
+    let deletion = |phase: &str, end: Option<&str>| json!({"deletion": {"requestRef": {"name": "r"}, "requestUid": "u", "phase": phase, "retentionEndTime": end}});
+    let of = |purpose: &str, follows: bool, status: Value| {
+        let mut facts = facts(json!({"name": "acme"}), Some(site(json!({}), status)));
+        facts.backup.spec.purpose = serde_json::from_value(json!(purpose)).unwrap();
+        facts.follows = follows;
+        hooks_rest(&facts).is_none()
+    };
+    let held = || deletion("Held", None);
+    let window = || deletion("Held", Some("2026-11-23T17:00:00Z"));
+    for (purpose, follows, status, runs) in [
+        ("Manual", false, json!({}), true),
+        ("Scheduled", false, json!({}), true),
+        ("Manual", false, held(), false),
+        ("Scheduled", false, window(), false),
+        ("BeforeDeletion", false, held(), true),
+        ("BeforeDeletion", true, held(), false),
+        ("BeforeDeletion", false, window(), false),
+        // Of a request for Apps the Site is not held, and the App's workloads are.
+        ("BeforeDeletion", false, json!({}), true),
+        ("BeforeDeletion", true, json!({}), false),
+    ] {
+        assert_eq!(of(purpose, follows, status.clone()), runs, "{purpose} {follows} {status}");
+    }
+}
+
+#[test]
+fn a_backup_says_how_its_hooks_stand() {
+    let mut facts = facts(json!({"name": "acme"}), Some(site(json!({}), json!({}))));
+    let decision = hook_runs(&facts, "waits for the hook dump", now());
+    let succeeded = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
+    // Not `False`: a request would take the backup for one that failed.
+    assert_eq!((succeeded.status, &*succeeded.reason), (ConditionStatus::Unknown, "HookRunning"));
+    assert_eq!(decision.next, Next::Wait(HOOK_LOOKS.0));
+    let hook = json!([{"name": "dump", "state": "Running", "startTime": now()}]);
+    let status = json!({"conditions": [], "hooks": hook});
+    facts.backup.status = serde_json::from_value(status).unwrap();
+    let later = |seconds| hook_runs(&facts, "", now().plus_seconds(seconds)).next;
+    assert_eq!(later(20), Next::Wait(Duration::from_secs(2)));
+    assert_eq!(later(3600), Next::Wait(HOOK_LOOKS.1));
+
+    let decision = hook_failed(&facts, Reason::HookFailed, "hook dump (Failed)", now());
+    assert!(has_ended(&decision.status.conditions));
+    assert_eq!(decision.status.hooks.len(), 1);
+    let said = &decision.status.conditions.get(ConditionType::Succeeded).unwrap().message;
+    assert!(said.ends_with("then make another Backup"), "{said}");
+}

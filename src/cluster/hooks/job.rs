@@ -116,18 +116,9 @@ pub fn read(live: &Value) -> Live {
 pub fn trouble(pods: &[Value]) -> Option<String> {
     let pod = pods.last()?;
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    if pod["spec"]["nodeName"].is_null() {
-        let conditions = pod["status"]["conditions"].as_array();
-        let unscheduled = conditions
-            .into_iter()
-            .flatten()
-            .find(|c| c["type"] == "PodScheduled" && c["status"] == "False")?;
-        let why = unscheduled["message"].as_str().unwrap_or_default();
-        return Some(format!("no pod was scheduled: {why}"));
-    }
     let all = ["initContainerStatuses", "containerStatuses"];
-    let all = all.iter().filter_map(|of| pod["status"][of].as_array()).flatten();
-    all.filter_map(|container| {
+    let mut all = all.iter().filter_map(|of| pod["status"][of].as_array()).flatten();
+    let of_container = all.find_map(|container| {
         let (of, state) = (container["name"].as_str()?, &container["state"]);
         let code = state["terminated"]["exitCode"].as_i64().filter(|code| *code != 0);
         if let Some(code) = code {
@@ -136,8 +127,15 @@ pub fn trouble(pods: &[Value]) -> Option<String> {
         let usual = ["ContainerCreating", "PodInitializing"];
         let waits = state["waiting"]["reason"].as_str().filter(|why| !usual.contains(why))?;
         Some(format!("container {of} of Pod {name} waits: {waits}"))
-    })
-    .next()
+    });
+    let conditions = pod["status"]["conditions"].as_array();
+    let unscheduled = || {
+        let mut all = conditions.into_iter().flatten();
+        let no = all.find(|c| c["type"] == "PodScheduled" && c["status"] == "False")?;
+        let why = no["message"].as_str().unwrap_or_default();
+        pod["spec"]["nodeName"].is_null().then(|| format!("no pod was scheduled: {why}"))
+    };
+    of_container.or_else(unscheduled)
 }
 
 /// Where a Job is whose Pods have no trouble.
