@@ -182,7 +182,7 @@ fn what_a_job_and_its_pods_say() {
         ),
     ];
     for (pod, expected) in rows {
-        assert_eq!(trouble(&[pod.clone()]).as_deref(), expected, "{pod}");
+        assert_eq!(trouble(std::slice::from_ref(&pod)).as_deref(), expected, "{pod}");
     }
     assert_eq!(trouble(&[]), None);
     assert!(standing(&[]).contains("no Pod"));
