@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, ConditionType, Conditions, Time};
+use super::{Condition, ConditionType, Conditions, HookStatus, Time};
 
 /// Which site to back up, and why.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +162,13 @@ pub struct BackupStatus {
     /// the site as it was at one moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_objects: Option<ChangedObjects>,
+    /// The `beforeBackup` hooks of the Site that were run for it, or were not to be run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub hooks: Vec<HookStatus>,
     /// When a RestoreDrill ended that restored it, read it back and found it equal; the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled_time: Option<Time>,

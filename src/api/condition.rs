@@ -50,6 +50,8 @@ pub enum ConditionType {
     Encrypted,
     /// Backups of a Site are made by its schedule.
     BackupScheduled,
+    /// The Jobs of a Site's hooks can be created, as a dry run showed.
+    HooksValid,
 }
 
 impl ConditionType {
@@ -71,6 +73,7 @@ impl ConditionType {
             Self::Drilled => "Drilled",
             Self::Encrypted => "Encrypted",
             Self::BackupScheduled => "BackupScheduled",
+            Self::HooksValid => "HooksValid",
         }
     }
 }

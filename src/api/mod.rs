@@ -9,6 +9,7 @@ mod condition;
 mod crds;
 mod deletion_policy;
 mod deletion_request;
+mod hook;
 pub mod names;
 mod reason;
 mod restore;
@@ -31,6 +32,10 @@ pub use deletion_request::{
     Approval, DeletionRequest, DeletionRequestSpec, DeletionRequestStatus, EntityPhase, Override,
     Plan, PlanApp, PlanApplied, PlanBackup, PlanEntity, PlanHead, PlanSite, PlanTotals, Progress,
     Refusal, RefusalCount, Rejection, RequestState, RetentionWindow, Target, TargetKind, Wave,
+};
+pub use hook::{
+    AfterRestoreHook, Hook, HookMetadata, HookState, HookStatus, HookTemplate, Hooks, OnHookError,
+    RestoreHooks,
 };
 pub use reason::Reason;
 pub use restore::{

@@ -32,6 +32,12 @@ pub const ANNOTATION_DRILL_OF: &str = "reprieve.dev/drill-of";
 pub const LABEL_DRILL_ASKED: &str = "reprieve.dev/drill-asked";
 /// Annotation on a RestoreDrill by which somebody asks for a run: any value that it has not had.
 pub const ANNOTATION_RUN_NOW: &str = "reprieve.dev/run-now";
+/// Label on a Backup that was made for a DeletionRequest: the UID of that request.
+pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
+/// Label on the Job of a hook: the hook's name. What carries it is in no backup.
+pub const LABEL_HOOK: &str = "reprieve.dev/hook";
+/// Annotation on the Job of a hook: the backup or restore that it is run for.
+pub const ANNOTATION_HOOK_OF: &str = "reprieve.dev/hook-of";
 /// Annotation on what a hold has changed: workloads, claims' volumes, contents of snapshots. A JSON
 /// object with what the fields were, and the UIDs of the DeletionRequests that it is held for; see
 /// `docs/deletion.md`.

@@ -286,6 +286,26 @@ reasons! {
     /// The Restore has ended before the site was whole.
     RestoreStopped,
 
+    // Hooks.
+    /// The Jobs of every hook can be created.
+    HooksValid,
+    /// The API server does not take the Job of a hook.
+    InvalidHook,
+    /// A hook is under way.
+    HookRunning,
+    /// The Job of a hook completed.
+    HookSucceeded,
+    /// The Job of a hook failed.
+    HookFailed,
+    /// A hook took longer than it may, and was stopped.
+    HookTimedOut,
+    /// The Job of a hook could not be created.
+    HookRefused,
+    /// The Job of a hook was deleted before it had ended; it is not run again.
+    HookLost,
+    /// A hook was not to be run: the Site is held for a deletion.
+    HookSkipped,
+
     // Drills.
     /// A run of a drill has begun.
     DrillStarted,

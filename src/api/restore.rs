@@ -1,10 +1,12 @@
 //! Restore: brings deleted sites, and lost namespaces of sites, back.
 
+use std::collections::BTreeMap;
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, NamespaceRef, ObjectRef, Time};
+use super::{Condition, NamespaceRef, ObjectRef, RestoreHooks, Time};
 
 /// What to restore, and how.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -270,6 +272,10 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub verified_sites: Vec<VerifiedSite>,
+    /// Of a drill: the hooks that it runs, by the name under which `verifiedSites` has the site. In
+    /// every other restore the Site has them, in `status.restoreHooks`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drill_hooks: BTreeMap<String, RestoreHooks>,
     /// When the work began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Time, names};
+use super::{Condition, Hooks, RestoreHooks, Time, names};
 
 /// What a Site should be.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,10 @@ pub struct SiteSpec {
     /// DeletionRequest asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupSchedule>,
+    /// Jobs before backups and after restores of the site: to dump a database, to reconnect
+    /// integrations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
 }
 
 /// When a site is backed up, in CronJob's words. Backups pause while the Site is not Active. Missed
@@ -139,7 +143,8 @@ pub struct SiteStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<SiteState>,
     /// The conditions, one of each type: `Ready`, `Reconciling`, `Stalled`; `BackupScheduled`, where
-    /// the Site has a schedule.
+    /// the Site has a schedule; `HooksValid` (the Jobs of its hooks can be created), where it has
+    /// hooks.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -159,6 +164,9 @@ pub struct SiteStatus {
     /// The restore that brought the site back last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_restore: Option<LastRestore>,
+    /// The hooks of the restore that is under way, or was the last to run some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_hooks: Option<RestoreHooks>,
     /// What the site holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -243,8 +251,8 @@ pub struct UnexpectedDelete {
 pub struct SiteRestore {
     /// The Restore.
     pub restore_ref: ObjectRef,
-    /// Where it stands: `Queued`, `Creating`, `WaitingForReady` or `Verifying`; or `Stopped`: that
-    /// Restore has ended, the site is not whole, and `message` says how to go on.
+    /// Where it stands: `Queued`, `Creating`, `WaitingForReady`, `Verifying` or `RunningHooks`; or
+    /// `Stopped`: that Restore has ended, the site is not whole, and `message` says how to go on.
     pub stage: String,
     /// The site's place among those of the Restore: the first has 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -344,6 +352,11 @@ impl SiteRestore {
 }
 
 impl Site {
+    /// Its hooks.
+    pub fn hooks(&self) -> Hooks {
+        self.spec.hooks.clone().unwrap_or_default()
+    }
+
     /// The names of the site's namespaces: those of the spec, or the Site's own name.
     pub fn namespace_names(&self) -> Vec<String> {
         match &self.spec.namespaces {

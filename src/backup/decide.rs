@@ -5,9 +5,9 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use crate::api::{
-    Backup, BackupStatus, ChangedObjects, Condition, ConditionStatus, ConditionType, Conditions,
-    DeletionPhase, LastBackup, NamespaceRef, ReadVersions, Reason, Site, SiteRef, SiteState, Time,
-    VolumeProtection, names,
+    Backup, BackupPurpose, BackupStatus, ChangedObjects, Condition, ConditionStatus, ConditionType,
+    Conditions, DeletionPhase, LastBackup, NamespaceRef, ReadVersions, Reason, Site, SiteRef,
+    SiteState, Time, VolumeProtection, names,
 };
 use crate::cluster::Note;
 use crate::store::{CatalogueEntry, Header, Identity, archive, catalogue, layout};
@@ -19,6 +19,8 @@ pub struct Facts {
     pub backup: Backup,
     /// The Site that it names, if it is there.
     pub site: Option<Site>,
+    /// Whether another Backup of the Site was made for the same DeletionRequest before.
+    pub follows: bool,
     /// What tells this attempt from every other.
     pub attempt: String,
 }
@@ -105,6 +107,9 @@ pub enum Next {
 
 /// How long to wait for a site that is being restored.
 const RESTORING: Duration = Duration::from_secs(10);
+
+/// Between two looks at a hook that is under way: at first, and at most.
+const HOOK_LOOKS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Whether a Backup has ended: it was verified, or can never be made.
 pub fn has_ended(conditions: &Vec<Condition>) -> bool {
@@ -258,7 +263,11 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
         0 => String::new(),
         n => format!("; {n} objects were changed while it was made, see status.changedObjects"),
     };
-    let message = format!("{} objects written and read back{bare}{changed}", result.objects);
+    let hooks = match status.hooks.iter().filter(|hook| hook.state.is_error()).count() {
+        0 => String::new(),
+        n => format!("; {n} hooks did not end well, see status.hooks"),
+    };
+    let message = format!("{} objects written and read back{bare}{changed}{hooks}", result.objects);
     let conditions = &mut status.conditions;
     conditions.unset(ConditionType::Reconciling);
     conditions.unset(ConditionType::Stalled);
@@ -301,6 +310,54 @@ fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result, now: Ti
     status.changed_objects = Some(result.changed.clone()).filter(|changed| changed.count > 0);
 }
 
+/// Why no hook of the Site is run for this Backup, if none is: not while the Site is held, when its
+/// workloads are, or may be, out of service. The first Backup of a request comes before that.
+pub fn hooks_rest(facts: &Facts) -> Option<String> {
+    let deletion = facts.site.as_ref()?.status.as_ref().and_then(|s| s.deletion.as_ref());
+    let for_request = facts.backup.spec.purpose == BackupPurpose::BeforeDeletion;
+    match deletion {
+        _ if for_request && facts.follows => {
+            Some("not run: an earlier Backup of the same DeletionRequest has run the hooks, and what is held may be out of service".to_owned())
+        }
+        Some(deletion) if !for_request || deletion.retention_end_time.is_some() => Some(format!(
+            "not run: the Site is held for the DeletionRequest {}, its workloads may be out of service",
+            deletion.request_ref.name
+        )),
+        _ => None,
+    }
+}
+
+/// A hook is under way.
+pub fn hook_runs(facts: &Facts, message: &str, now: Time) -> Decision {
+    let generation = facts.backup.metadata.generation;
+    let mut status = facts.backup.status.clone().unwrap_or_default();
+    status.observed_generation = generation;
+    for (type_, value) in [
+        (ConditionType::Reconciling, ConditionStatus::True),
+        (ConditionType::Succeeded, ConditionStatus::Unknown),
+    ] {
+        status.conditions.set(type_, value, Reason::HookRunning, message, generation, now);
+    }
+    let begun = status.hooks.iter().filter_map(|hook| hook.start_time).max();
+    // A long one is looked at less often.
+    let since = begun.map_or(0, |begun| now.seconds_since(begun)).unsigned_abs();
+    let wait = (Duration::from_secs(since) / 10).clamp(HOOK_LOOKS.0, HOOK_LOOKS.1);
+    Decision { status, last_backup: None, notes: vec![], next: Next::Wait(wait) }
+}
+
+/// A hook did not end well, and nothing goes on after it: the Backup can never be made, because no
+/// hook is run twice for it.
+pub fn hook_failed(facts: &Facts, reason: Reason, why: &str, now: Time) -> Decision {
+    let again = match facts.backup.spec.purpose {
+        BackupPurpose::BeforeDeletion => "cancel the DeletionRequest, and make another one",
+        _ => "make another Backup",
+    };
+    let message = format!(
+        "not made: {why}; no hook is run twice for one backup: correct the Site's spec.hooks, then {again}"
+    );
+    refused(facts, reason, message, now)
+}
+
 /// It can never be made.
 fn refused(facts: &Facts, reason: Reason, message: String, now: Time) -> Decision {
     let generation = facts.backup.metadata.generation;
@@ -341,120 +398,5 @@ fn set(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn now() -> Time {
-        serde_json::from_value(json!("2026-11-22T17:00:00Z")).unwrap()
-    }
-
-    fn facts(site_ref: Value, site: Option<Value>) -> Facts {
-        let backup = json!({
-            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup",
-            "metadata": {"name": "b", "uid": "bu"}, "spec": {"siteRef": site_ref},
-        });
-        Facts {
-            backup: serde_json::from_value(backup).unwrap(),
-            site: site.map(|site| serde_json::from_value(site).unwrap()),
-            attempt: "0f".to_owned(),
-        }
-    }
-
-    fn site(metadata: Value, status: Value) -> Value {
-        let mut all = json!({"name": "acme", "uid": "su"});
-        all.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
-        json!({
-            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": all,
-            "spec": {"id": "site-1", "tenant": {"name": "Acme"}}, "status": status,
-        })
-    }
-
-    fn reported(step: Step) -> Decision {
-        match step {
-            Step::Report(decision) => decision,
-            Step::Back(job) => panic!("{job:?}"),
-        }
-    }
-
-    #[test]
-    fn who_is_not_backed_up() {
-        let plain = || Some(site(json!({}), json!({})));
-        let purging = json!({"deletion": {"requestRef": {"name": "r"}, "requestUid": "u", "phase": "Purging"}});
-        let rows = [
-            (facts(json!({"name": "acme"}), None), Reason::SiteNotFound),
-            (facts(json!({"name": "acme", "uid": "other"}), plain()), Reason::SiteNotFound),
-            (facts(json!({"name": "acme", "id": "other"}), plain()), Reason::SiteNotFound),
-            (
-                facts(json!({"name": "acme"}), Some(site(json!({}), purging))),
-                Reason::EntityNotActive,
-            ),
-        ];
-        for (facts, reason) in rows {
-            let decision = reported(decide(&facts, now()));
-            let succeeded = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
-            assert_eq!(succeeded.reason, reason.as_str());
-            assert!(decision.status.conditions.is_true(ConditionType::Stalled));
-            assert_eq!(decision.next, Next::Done);
-        }
-    }
-
-    #[test]
-    fn a_site_under_restore_is_waited_for() {
-        let site = site(json!({"annotations": {"reprieve.dev/restore": "r"}}), json!({}));
-        let decision = reported(decide(&facts(json!({"name": "acme"}), Some(site)), now()));
-        assert_eq!(decision.next, Next::Wait(RESTORING));
-        assert!(!decision.status.conditions.is_true(ConditionType::Stalled));
-    }
-
-    #[test]
-    fn a_namespace_made_anew_is_not_the_site() {
-        let of = |uid: &str| NamespaceRef { name: "acme".into(), uid: uid.into() };
-        assert_eq!(lost(&[of("a")], &[of("a")]), None);
-        assert_eq!(lost(&[], &[of("a")]), None);
-        assert!(lost(&[of("a")], &[of("b")]).unwrap().contains("the namespace acme"));
-    }
-
-    #[test]
-    fn made_once_and_never_again() {
-        let mut facts = facts(
-            json!({"name": "acme", "uid": "su", "id": "site-1"}),
-            Some(site(json!({}), json!({}))),
-        );
-        let Step::Back(job) = decide(&facts, now()) else { panic!("not made") };
-        assert_eq!(job.location, "sites/site-1/b.bu.0f.jsonl.zst");
-        let result = Result {
-            location: job.location,
-            digest: "sha256:00".into(),
-            objects: 3,
-            bytes: 9,
-            volumes: vec![],
-            versions: ReadVersions::default(),
-            changed: ChangedObjects::default(),
-            recipients: 0,
-        };
-
-        let failed = Outcome::Failed(Reason::StoreUnavailable, "no".into());
-        let decision = report(&facts, &failed, now());
-        assert_eq!(decision.next, Next::Retry("no".into()));
-        facts.backup.status = Some(decision.status);
-        assert!(matches!(decide(&facts, now()), Step::Back(_)));
-
-        let decision = report(&facts, &Outcome::NotVerified(result.clone(), "bad".into()), now());
-        assert!(decision.status.conditions.is_true(ConditionType::Succeeded));
-        assert!(!decision.status.conditions.is_true(ConditionType::Verified));
-        assert_eq!(decision.last_backup, None);
-        facts.backup.status = Some(decision.status);
-        assert!(matches!(decide(&facts, now()), Step::Back(_)));
-
-        let decision = report(&facts, &Outcome::Verified(result), now());
-        assert!(decision.status.conditions.is_true(ConditionType::Verified));
-        assert!(decision.status.conditions.get(ConditionType::Reconciling).is_none());
-        assert_eq!(decision.last_backup.as_ref().unwrap().objects, 3);
-        let site = json!({"name": "acme", "uid": "su", "id": "site-1"});
-        assert_eq!(json!(decision.status.site), site);
-        facts.backup.status = Some(decision.status);
-        let again = reported(decide(&facts, now().plus_seconds(60)));
-        assert_eq!((again.next, Some(again.status)), (Next::Done, facts.backup.status));
-    }
-}
+#[path = "decide_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@
 mod act;
 pub mod decide;
 pub mod expire;
+mod hooks;
 mod observe;
 pub mod schedule;
 pub mod sweep;
@@ -55,15 +56,18 @@ async fn reconcile(
     known: Known,
     backup: Arc<Backup>,
 ) -> Result<Action> {
-    let Some(facts) = observe::observe(&ctx, &backup.name_any()).await? else {
+    let Some(mut facts) = observe::observe(&ctx, &backup.name_any()).await? else {
         return Ok(Action::await_change());
     };
     let decision = match decide::decide(&facts, ctx.now()) {
         Step::Report(decision) => decision,
-        Step::Back(job) => {
-            let outcome = act::back_up(&ctx, &store, &job).await;
-            decide::report(&facts, &outcome, ctx.now())
-        }
+        Step::Back(job) => match hooks::before(&ctx, &store, &mut facts).await? {
+            Some(decision) => decision,
+            None => {
+                let outcome = act::back_up(&ctx, &store, &job).await;
+                decide::report(&facts, &outcome, ctx.now())
+            }
+        },
     };
     let verified = decision.last_backup.is_some();
     // The watch has not told of it yet.

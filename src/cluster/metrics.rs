@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::drill_metrics::DrillMetrics;
+use super::hooks::HookMetrics;
 use super::restore_metrics::RestoreMetrics;
 
 /// The operator's metrics. Names are documented by their help text at `/metrics`.
@@ -60,6 +61,8 @@ pub struct Metrics {
     pub restores: RestoreMetrics,
     /// What is told of drills.
     pub drills: DrillMetrics,
+    /// What is told of hooks.
+    pub hooks: HookMetrics,
     backing_off: Family<Room, Gauge>,
     unparsable: Family<Room, Gauge>,
     counters: Mutex<BTreeMap<&'static str, CountOf>>,
@@ -287,6 +290,7 @@ impl Metrics {
         );
         let restores = RestoreMetrics::new(&mut registry);
         let drills = DrillMetrics::new(&mut registry);
+        let hooks = HookMetrics::new(&mut registry);
         let backing_off = Family::default();
         registry.register(
             "backing_off_objects",
@@ -309,6 +313,7 @@ impl Metrics {
             lease_held,
             restores,
             drills,
+            hooks,
             backing_off,
             unparsable,
             counters: Mutex::default(),

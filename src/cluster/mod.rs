@@ -2,6 +2,7 @@
 //!
 //! This room takes no decision about a tenant's data, and must not know the rooms that do.
 
+pub mod account;
 mod clock;
 pub mod collect;
 mod context;
@@ -16,6 +17,7 @@ pub mod form;
 pub mod former;
 mod guard;
 mod guard_watch;
+pub mod hooks;
 pub mod lease;
 mod limit;
 pub mod limiter;

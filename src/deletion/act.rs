@@ -13,7 +13,7 @@ use super::drilled;
 use super::gates::PurgeToken;
 use super::held::Edit;
 use super::ledger;
-use super::observe::{Facts, LABEL_REQUEST_UID, OwnObject, SiteFacts};
+use super::observe::{Facts, OwnObject, SiteFacts};
 use super::purge::Step;
 use super::rolling_ledger;
 use crate::api::{
@@ -153,7 +153,7 @@ async fn create_backup(
     keep_until: crate::api::Time,
 ) -> Result<()> {
     let mut labels = BTreeMap::from([
-        (LABEL_REQUEST_UID.to_owned(), facts.request_uid()),
+        (names::LABEL_REQUEST_UID.to_owned(), facts.request_uid()),
         (names::LABEL_SITE.to_owned(), live.site.name_any()),
     ]);
     let plan = facts.request.status.as_ref().and_then(|status| status.plan.as_ref());

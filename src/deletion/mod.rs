@@ -59,7 +59,7 @@ use kube::runtime::watcher;
 use self::alertmanager::Sources;
 use crate::api::{
     Backup, ConditionStatus, ConditionType, Conditions, DeletionRequest, DeletionRequestStatus,
-    RequestState,
+    RequestState, names,
 };
 use crate::cluster::metrics::{Ended, Kind, RequestCounts};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
@@ -88,9 +88,9 @@ async fn run_requests(ctx: Context, store: Store, down: Shutdown) {
     let controller = Controller::new(requests, watcher::Config::default());
     let known = controller.store();
     let counted = known.clone();
-    let ours = watcher::Config::default().labels(observe::LABEL_REQUEST_UID);
+    let ours = watcher::Config::default().labels(names::LABEL_REQUEST_UID);
     let controller = controller.watches_with(backups, (), ours, move |backup| {
-        let uid = backup.labels().get(observe::LABEL_REQUEST_UID).cloned();
+        let uid = backup.labels().get(names::LABEL_REQUEST_UID).cloned();
         let request = known.find(|request| request.uid() == uid);
         request.map(|request| ObjectRef::new(&request.name_any()))
     });

@@ -29,9 +29,6 @@ use crate::cluster::{
 };
 use crate::store::Store;
 
-/// Label on a Backup: UID of the DeletionRequest that it was made for.
-pub const LABEL_REQUEST_UID: &str = "reprieve.dev/request-uid";
-
 /// Everything that the decision about a request needs.
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::held::{Claim, Disk, HeldKind};
 use super::held_objects::held;
-use super::observe::{LABEL_REQUEST_UID, SiteFacts};
+use super::observe::SiteFacts;
 use crate::api::{App, AppSpec, Backup, DeletionRequest, Site, TargetKind, Time, names};
 use crate::cluster::unexpected::asks_for;
 use crate::cluster::{Context, During, EntityRow, Exact, Pages, Result};
@@ -149,7 +149,7 @@ pub(super) async fn read_backups(
 ) -> Result<()> {
     let api: Api<Backup> = Api::all(ctx.client.clone());
     let uid = request.uid().unwrap_or_default();
-    let ours = ListParams::default().labels(&format!("{LABEL_REQUEST_UID}={uid}"));
+    let ours = ListParams::default().labels(&format!("{}={uid}", names::LABEL_REQUEST_UID));
     let doing = format!("list the Backups for DeletionRequest {}", request.name_any());
     let mut backups = api.list(&ours).await.during(doing)?.items;
     backups.sort_by_key(|b| (b.creation_timestamp().map(|t| Time::from(&t)), b.name_any()));

@@ -113,6 +113,7 @@ impl Work {
             Attempt::Failed(vec![failure(&job.name, None, Reason::ArchiveInvalid, why)])
         })?;
         index.not_proved = reader.not_proved();
+        index.drill_hooks = reader.drill_hooks();
         Ok((Plan::new(job.site(), Arc::new(index)), found))
     }
 
@@ -252,6 +253,13 @@ impl Work {
             let why = "the mark of this Restore was taken off the Site".to_owned();
             return Err(Attempt::Failed(vec![failure(&job.name, None, Reason::SiteLives, why)]));
         }
+        if let Some((verified, notices)) = progress.verified.clone() {
+            plan.notices = notices;
+            return self.after_restore(job, live, verified, plan).await;
+        }
+        if let Some(verified) = self.verified_before_hooks(&live) {
+            return self.after_restore(job, live, verified, plan).await;
+        }
         let kinds = self.kinds_for(plan).await?;
         let mut since =
             json!(live.meta().creation_timestamp).as_str().unwrap_or_default().to_owned();
@@ -294,6 +302,15 @@ impl Work {
         if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
             self.stages.set(&job.name, "WaitingForReady");
         }
-        attempt
+        let Attempt::Verified(verified) = attempt? else {
+            return Err(Attempt::Waiting(Reason::Progressing, "is read back again".to_owned()));
+        };
+        if live.hooks().after_restore.is_empty() {
+            return Ok(Attempt::Verified(verified));
+        }
+        progress.verified = Some((verified.clone(), plan.notices.clone()));
+        // It has been written since, with how far it is.
+        let live = self.live(job).await?.unwrap_or(live);
+        self.after_restore(job, live, verified, plan).await
     }
 }

@@ -160,6 +160,7 @@ pub fn report(
         conditions: old.conditions.clone(),
         start_time: old.start_time.or(Some(now)),
         verified_sites: old.verified_sites.clone(),
+        drill_hooks: old.drill_hooks.clone(),
         notices: source::notices(facts),
         ..Default::default()
     };

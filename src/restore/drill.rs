@@ -9,13 +9,14 @@ use std::time::Instant;
 use super::act::Work;
 use super::create;
 use super::decide::{Facts, Job};
+use super::hooks::DrillHooks;
 use super::inert::Inert;
 use super::part::DrillPart;
 use super::plan::Plan;
 use super::prepare::{Preparation, Prepared};
 use super::site::{self, Attempt, Progress};
 use crate::api::{
-    DrillSource, DrilledArchive, NotProved, PlanBackup, Reason, SiteDrill, VerifiedSite,
+    DrillSource, DrilledArchive, NotProved, PlanBackup, Reason, Restore, SiteDrill, VerifiedSite,
 };
 use crate::cluster::form::ObjectKey;
 use crate::store::{ArchiveReader, RawEntry, StoreError};
@@ -68,6 +69,11 @@ impl Reading {
         }
     }
 
+    /// The hooks of the site that a drill runs; none is known in any other restore.
+    pub fn drill_hooks(&self) -> Option<DrillHooks> {
+        self.inert.as_ref().and_then(Inert::hooks)
+    }
+
     /// What a drill has left out or changed of what was read so far.
     pub fn not_proved(&self) -> Vec<NotProved> {
         self.inert.as_ref().map(Inert::not_proved).unwrap_or_default()
@@ -117,6 +123,16 @@ impl Work {
         for namespace in plan.namespaces() {
             maker.is_own(&namespace);
         }
+        let hooks = plan.index.drill_hooks.clone().filter(|wanted| !wanted.hooks.is_empty());
+        if let Some(wanted) = &hooks {
+            let ledger = self.drill_ledger().await?;
+            let before = self.drilled_before_hooks(job, &ledger);
+            let before = progress.verified.clone().or(before.map(|v| (v, plan.notices.clone())));
+            if let Some((verified, notices)) = before {
+                plan.notices = notices;
+                return self.end_drill(job, plan, verified, Some((ledger, wanted))).await;
+            }
+        }
         let begun = Instant::now();
         progress.begun.get_or_insert(begun);
         if progress.created.is_none() {
@@ -135,16 +151,41 @@ impl Work {
         progress.measure(verified.objects, verifying, false);
         let milliseconds =
             |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        Ok(Attempt::Verified(VerifiedSite {
+        let verified = VerifiedSite {
             uid: String::new(),
             // Nothing of it stays, so that the Restore has to say that it was verified.
             namespaces: vec![],
             drill: Some(SiteDrill {
                 create_milliseconds: milliseconds(verifying - begun),
                 verify_milliseconds: milliseconds(verifying.elapsed()),
-                not_proved: plan.index.not_proved.clone(),
+                not_proved: vec![],
             }),
             ..verified
-        }))
+        };
+        progress.verified = Some((verified.clone(), plan.notices.clone()));
+        let ledger = match &hooks {
+            Some(wanted) => Some((self.drill_ledger().await?, wanted)),
+            None => None,
+        };
+        self.end_drill(job, plan, verified, ledger).await
+    }
+
+    /// Runs the hooks that are safe in drills, and tells what was not proved.
+    async fn end_drill(
+        &self,
+        job: &Job,
+        plan: &Plan,
+        mut verified: VerifiedSite,
+        hooks: Option<(Restore, &DrillHooks)>,
+    ) -> Result<Attempt, Attempt> {
+        let mut not_proved = plan.index.not_proved.clone();
+        if let Some((ledger, wanted)) = hooks {
+            self.stages.set(&job.name, "RunningHooks");
+            not_proved.extend(self.after_drill(job, ledger, wanted, &verified).await?);
+        }
+        if let Some(drill) = &mut verified.drill {
+            drill.not_proved = not_proved;
+        }
+        Ok(Attempt::Verified(verified))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::hooks::DrillHooks;
 use super::plan::failure;
 use super::rewrite::{self, owner_keys};
 use crate::api::{NotProved, Reason, RestoreFailure, names};
@@ -138,6 +139,8 @@ pub struct Index {
     pub notices: Vec<RestoreFailure>,
     /// What a drill leaves out or changes.
     pub not_proved: Vec<NotProved>,
+    /// The hooks that a drill runs.
+    pub drill_hooks: Option<DrillHooks>,
 }
 
 impl Index {
@@ -262,7 +265,8 @@ impl Indexing {
             }
         }
         let Self { site_key, items, apps, ordered, notices, .. } = self;
-        Some(Index { site, site_key, items, apps, ordered, notices, not_proved: vec![] })
+        let (not_proved, drill_hooks) = (vec![], None);
+        Some(Index { site, site_key, items, apps, ordered, notices, not_proved, drill_hooks })
     }
 }
 

@@ -7,6 +7,7 @@
 //! | Job, CronJob | suspended; Jobs that had ended are left out |
 //! | Service | a ClusterIP, without addresses and ports of nodes |
 //! | RoleBinding | subjects of the site's own namespaces are those of the scratch namespaces |
+//! | `afterRestore` hooks | run where they say that they are safe in drills |
 //! | everything that is not named here, all that is cluster-scoped | left out |
 //!
 //! What is left out or changed is counted, and told as not proved.
@@ -15,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::hooks::DrillHooks;
 use super::part::DrillPart;
-use crate::api::{NotProved, names};
+use crate::api::{AfterRestoreHook, NotProved, names};
 use crate::cluster::collect::ObjectState;
 use crate::cluster::form::{ObjectKey, archived_form, digest_of, group_of, object_digest};
 use crate::store::RawEntry;
@@ -26,6 +28,8 @@ const LONGEST: usize = 44;
 
 const NO_PODS: &str = "made with no replicas: that its Pods start was not tried";
 const ANNOTATIONS: &str = "made without annotations, by which other controllers act";
+const HOOK: &str = "not run: it does not say that it is safe in drills";
+const NO_HOOK: &str = "not run: it cannot be read";
 const OWNERS: &str = "made without the owners that are not in the drill";
 
 /// What becomes of an object.
@@ -94,6 +98,8 @@ pub struct Inert {
     /// The namespaces of the site.
     namespaces: BTreeSet<String>,
     not_proved: BTreeMap<(String, &'static str), i64>,
+    /// The hooks that are run, once the Site was read.
+    hooks: Option<DrillHooks>,
 }
 
 impl Inert {
@@ -105,6 +111,7 @@ impl Inert {
             site: part.site.clone(),
             namespaces: BTreeSet::new(),
             not_proved: BTreeMap::new(),
+            hooks: None,
         }
     }
 
@@ -136,6 +143,7 @@ impl Inert {
             let listed = site["spec"]["namespaces"].as_array().into_iter().flatten();
             self.namespaces.extend(listed.filter_map(Value::as_str).map(str::to_owned));
             self.namespaces.insert(entry.key.name.clone());
+            self.take_hooks(&entry.key.name, &site);
             return Some(entry);
         }
         let rule = match rule(&entry.key) {
@@ -165,6 +173,31 @@ impl Inert {
             owners: entry.owners,
             object: object_text,
         })
+    }
+
+    /// The hooks that are run, and where. None: the Site has not been read yet.
+    pub fn hooks(&self) -> Option<DrillHooks> {
+        self.hooks.clone()
+    }
+
+    /// Takes those hooks of the Site that are safe in drills, and counts the others.
+    fn take_hooks(&mut self, name: &str, site: &Value) {
+        let first = site["spec"]["namespaces"][0].as_str().unwrap_or(name);
+        let mut wanted = DrillHooks { namespace: self.scratch(first), hooks: vec![] };
+        let all = site["spec"]["hooks"]["afterRestore"].as_array().cloned().unwrap_or_default();
+        for hook in all {
+            let name = hook["name"].as_str().unwrap_or_default().to_owned();
+            let why = match serde_json::from_value::<AfterRestoreHook>(hook) {
+                Ok(hook) if hook.safe_in_drills => {
+                    wanted.hooks.push(hook.hook);
+                    continue;
+                }
+                Ok(_) => HOOK,
+                Err(_) => NO_HOOK,
+            };
+            *self.not_proved.entry((format!("afterRestore hook {name}"), why)).or_default() += 1;
+        }
+        self.hooks = Some(wanted);
     }
 
     fn count(&mut self, key: &ObjectKey, why: &'static str) {

@@ -173,3 +173,25 @@ fn owners_and_subjects_are_those_of_the_drill() {
     let (own, other) = (json!(inert.scratch("acme")), json!(inert.scratch("acme-jobs")));
     assert_eq!(namespaces, [&own, &other, &json!("kube-system"), &Value::Null]);
 }
+
+#[test]
+fn only_hooks_that_say_that_they_are_safe_are_run() {
+    let hook = |name: &str, safe: Value| json!({"name": name, "template": {"spec": {}}, "safeInDrills": safe});
+    let hooks = json!({
+        "beforeBackup": [hook("dump", json!(true))],
+        "afterRestore": [hook("safe", json!(true)), hook("unsafe", json!(false)), {"name": "unsaid", "template": {"spec": {}}}, hook("broken", json!("yes"))],
+    });
+    let site = json!({"apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": {"name": "acme"}, "spec": {"namespaces": ["acme-jobs", "acme"], "hooks": hooks}});
+    let part = DrillPart { site: "acme".to_owned(), drill_uid: "d-1".to_owned() };
+    let mut inert = Inert::new(&part, "r-1", "acme");
+    assert_eq!(inert.hooks(), None);
+    inert.turn(entry(&site, "Ready"));
+    let wanted = inert.hooks().unwrap();
+    // In the first namespace, as in the site.
+    assert_eq!(wanted.namespace, inert.scratch("acme-jobs"));
+    assert_eq!(wanted.hooks.iter().map(|hook| &*hook.name).collect::<Vec<_>>(), ["safe"]);
+    let told: Vec<(String, String)> =
+        inert.not_proved().into_iter().map(|one| (one.what, one.why)).collect();
+    let line = |name: &str, why: &str| (format!("afterRestore hook {name}"), why.to_owned());
+    assert_eq!(told, [line("broken", NO_HOOK), line("unsafe", HOOK), line("unsaid", HOOK)]);
+}

@@ -18,6 +18,9 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks at a site that waits: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
+/// Between two looks at a hook, at most.
+const HOOK_PAUSE: Duration = Duration::from_secs(3);
+
 /// What is remembered of a site.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -80,7 +83,10 @@ impl Memory {
             Settled::Failed(failures) => self.ended = Some(Err(failures)),
             Settled::Waiting(reason, why) => {
                 let pause = self.again.map_or(PAUSE.0, |(_, pause)| pause);
-                self.again = Some((Instant::now() + pause, (pause * 2).min(PAUSE.1)));
+                // A hook is one small read, and what waits for it is out of service.
+                let most = if reason == Reason::HookRunning { HOOK_PAUSE } else { PAUSE.1 };
+                let pause = pause.min(most);
+                self.again = Some((Instant::now() + pause, (pause * 2).min(most)));
                 self.waiting = Some((reason, why));
             }
         }

@@ -18,6 +18,7 @@ mod fixtures;
 mod forecast;
 mod gate;
 mod going;
+mod hooks;
 mod index;
 mod inert;
 mod late;

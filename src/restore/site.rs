@@ -62,6 +62,8 @@ pub struct Progress {
     pub begun: Option<Instant>,
     /// What it has taken, once it is verified.
     pub took: Option<Sample>,
+    /// Set once everything was read back: what is left are its hooks. With what was told then.
+    pub verified: Option<(VerifiedSite, Vec<RestoreFailure>)>,
 }
 
 impl Progress {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kube::{Resource, ResourceExt};
 
 use super::awaiting::awaits;
+use super::hooks;
 use super::observe::{Count, Facts, NamespaceFacts};
 use super::recreate::decide::stands_still;
 use super::rows::{Account, NamespaceRow};
@@ -128,6 +129,8 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     conditions.set_abnormal(ConditionType::Stalled, why(stalled), generation, now);
 
     let mut notes: Vec<Note> = facts.repaired.iter().map(|what| repaired(what)).collect();
+    let (told, look) = hooks::say(facts, &mut status, now);
+    notes.extend(told);
     let changed = old_reason.as_deref() != Some(reason.as_str());
     // That a new Site became ready, its conditions tell: an event for each of a fleet is noise.
     let first = old_reason.is_none_or(|r| r == Reason::Progressing.as_str());
@@ -136,7 +139,8 @@ pub fn decide(facts: &Facts, now: Time) -> Decision {
     } else if changed && reason == Reason::Ready && !first {
         notes.push(Note::normal(reason, message));
     }
-    Decision { effects, status, notes, requeue: stalled.then_some(WAITING) }
+    let requeue = stalled.then_some(WAITING).into_iter().chain(look).min();
+    Decision { effects, status, notes, requeue }
 }
 
 fn repaired(what: &str) -> Note {

@@ -50,6 +50,7 @@ fn facts(site: Site, namespace: NamespaceFacts) -> Facts {
         role_exists: true,
         newest_backup: None,
         known: Known::NotAsked,
+        hooks: super::super::hooks::Tried::No,
         count: Count::Fits,
         repaired: vec![],
     }
@@ -353,4 +354,41 @@ fn a_new_site_that_the_store_knows_sets_nothing_up() {
         facts.known = known;
         assert!(decide(&facts, at(0)).effects.contains(&Effect::CreateNamespace("acme".into())));
     }
+}
+
+#[test]
+fn a_site_says_whether_its_hooks_can_be_created() {
+    use crate::cluster::hooks::Checked;
+    use crate::site::hooks::Tried;
+    let hooks = json!({ "beforeBackup": [{ "name": "dump", "template": { "spec": {} } }] });
+    let wrong = || {
+        let one = Checked { hook: "beforeBackup/dump".into(), why: "no containers".into() };
+        Tried::Wrong(vec![one])
+    };
+    let with = |status: Value, tried: Tried| {
+        let site = site(json!({ "spec": { "hooks": hooks }, "status": status }));
+        decide(&Facts { hooks: tried, ..facts(site, ours()) }, at(0))
+    };
+    let said = |decision: &Decision| {
+        let conditions = &decision.status.conditions;
+        conditions.get(ConditionType::HooksValid).map(|c| (c.status, c.message.clone()))
+    };
+    // Not tried yet: looked at again soon.
+    let decision = with(json!({}), Tried::No);
+    assert_eq!((said(&decision), decision.requeue), (None, Some(Duration::from_secs(2))));
+    let decision = with(json!({}), wrong());
+    let message = "spec.hooks.beforeBackup/dump: no containers".to_owned();
+    assert_eq!(said(&decision), Some((ConditionStatus::False, message)));
+    assert_eq!(decision.requeue, Some(WAITING));
+    // In service all the same, and told once.
+    assert_eq!(decision.status.state, Some(SiteState::Active));
+    assert_eq!(decision.notes.iter().filter(|n| n.reason == Reason::InvalidHook).count(), 1);
+    let again = with(json!(decision.status), wrong());
+    assert_eq!(again.notes, []);
+    let good = with(json!(decision.status), Tried::Wrong(vec![]));
+    assert_eq!(said(&good).map(|(status, _)| status), Some(ConditionStatus::True));
+    assert_eq!(good.requeue, None);
+    // What it says is of the spec as it was.
+    let site = site(json!({ "status": good.status }));
+    assert_eq!(said(&decide(&facts(site, ours()), at(0))), None, "it has no hooks any more");
 }

@@ -8,6 +8,7 @@ pub mod app;
 mod awaiting;
 pub mod decide;
 mod fleet;
+mod hooks;
 mod inventory;
 mod known;
 mod observe;
@@ -24,6 +25,7 @@ use kube::runtime::controller::Action;
 
 use self::awaiting::Known;
 use self::fleet::Fleet;
+use self::hooks::Checker;
 use self::inventory::Inventories;
 use self::known::Asker;
 use crate::api::Site;
@@ -49,6 +51,7 @@ pub async fn run(ctx: Context, store: Store, down: Shutdown) {
         inventories: inventories.clone(),
         written: Written::default(),
         asker: Asker::new(store),
+        checker: Checker::default(),
     };
     let sites = drive("site", controllers.sites, ctx.clone(), TIMEOUT, down.clone(), move |site| {
         reconcile(room.clone(), site)
@@ -64,6 +67,7 @@ struct Room {
     inventories: Inventories,
     written: Written,
     asker: Asker,
+    checker: Checker,
 }
 
 async fn reconcile(room: Room, site: Arc<Site>) -> Result<Action> {
@@ -79,6 +83,9 @@ async fn reconcile(room: Room, site: Arc<Site>) -> Result<Action> {
     facts.known = room.asker.ask(&facts.site, &facts.namespaces).await;
     if facts.known == Known::InTurn {
         return Ok(Action::requeue(TURN));
+    }
+    if decide::site_stands_still(&facts.site).is_none() {
+        facts.hooks = room.checker.look(ctx, &facts).await;
     }
     let mut decision = decide::decide(&facts, ctx.now());
     for round in 0..ROUNDS {

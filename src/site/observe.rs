@@ -5,6 +5,7 @@ use kube::{Api, ResourceExt};
 
 use super::awaiting::Known;
 use super::fleet::Fleet;
+use super::hooks::Tried;
 use super::inventory::{Inventories, is_moving};
 use super::rows::{Account, NamespaceRow};
 use crate::api::{Backup, Inventory, NamespaceRef, Site, names};
@@ -27,6 +28,8 @@ pub struct Facts {
     pub newest_backup: Option<String>,
     /// What the store says of its id, asked for only when it is new.
     pub known: Known,
+    /// What a dry run of its hooks showed.
+    pub hooks: Tried,
     /// What it holds.
     pub count: Count,
     /// What of the accounts was gone and was made again.
@@ -107,6 +110,7 @@ fn gather(fleet: &Fleet, inventories: &Inventories, site: Site, ctx: &Context) -
         role_exists: rows.roles.get(names::APP_ACCOUNT).is_some(),
         newest_backup: None,
         known: Known::NotAsked,
+        hooks: Tried::No,
         count,
         repaired: vec![],
         namespaces,

@@ -17,6 +17,7 @@ mod demo;
 mod drill;
 mod dry_run;
 mod hold;
+mod hooks;
 mod mass;
 mod past_guard;
 mod people;

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 /// An object with every field of its kind, as good as can be.
 pub fn base(kind: &str) -> Value {
+    let mut after = hook("reconnect");
+    after["safeInDrills"] = json!(true);
     let spec = match kind {
         "Site" => json!({
             "id": "site-1",
@@ -12,6 +14,10 @@ pub fn base(kind: &str) -> Value {
             "namespaces": ["base", "base-jobs"],
             "policyRef": {"name": "default"},
             "backup": {"schedule": "0 3 * * *", "timeZone": "Europe/Berlin", "suspend": false, "keepSeconds": 2_592_000},
+            "hooks": {
+                "beforeBackup": [hook("dump")],
+                "afterRestore": [after],
+            },
         }),
         "App" => json!({
             "id": "app-1",
@@ -73,6 +79,20 @@ pub fn base(kind: &str) -> Value {
     };
     let group = "reprieve.dev/v1alpha1";
     json!({"apiVersion": group, "kind": kind, "metadata": {"name": "base"}, "spec": spec})
+}
+
+/// A hook with every field that both lists know.
+fn hook(name: &str) -> Value {
+    let pods = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "example.com/dump:1"}]}});
+    json!({
+        "name": name,
+        "template": {
+            "metadata": {"labels": {"team": "a"}, "annotations": {"note": "ours"}},
+            "spec": {"backoffLimit": 1, "template": pods},
+        },
+        "timeoutSeconds": 60,
+        "onError": "Continue",
+    })
 }
 
 /// As [`base`], with what a rule keeps from standing together: it has every field.

@@ -41,7 +41,10 @@ pub fn is_derived(live: &Value) -> bool {
     match (group_of(live), live["kind"].as_str().unwrap_or_default()) {
         // Made by a workload's controller; those that stand alone are data.
         ("", "Pod") | ("apps", "ReplicaSet" | "ControllerRevision") => controller(live).is_some(),
-        ("batch", "Job") => controller(live) == Some("CronJob"),
+        // Those of hooks are the operator's, and must not run again after a restore.
+        ("batch", "Job") => {
+            controller(live) == Some("CronJob") || !labels[names::LABEL_HOOK].is_null()
+        }
         // Made with a Pod, and named after it: generic ephemeral volumes.
         ("", "PersistentVolumeClaim") | ("resource.k8s.io", "ResourceClaim") => {
             controller(live) == Some("Pod")
@@ -83,6 +86,10 @@ mod tests {
             (owned("batch/v1", "Job", "CronJob"), true),
             (owned("batch/v1", "Job", "Pipeline"), false),
             (plain("batch/v1", "Job"), false),
+            (
+                json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"labels": {"reprieve.dev/hook": "dump"}}}),
+                true,
+            ),
             (owned("v1", "PersistentVolumeClaim", "Pod"), true),
             (owned("v1", "PersistentVolumeClaim", "StatefulSet"), false),
             (owned("v1", "ConfigMap", "Database"), false),

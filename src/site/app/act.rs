@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use http::{HeaderValue, Method, Request};
+use http::{Method, Request};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::core::Status;
@@ -16,6 +16,7 @@ use super::manifest::ToApply;
 use super::object::{Standing, as_applied, differing, last_writer, standing};
 use super::observe::Facts;
 use crate::api::{AppliedObject, Reason, names};
+use crate::cluster::account::{HOW_TO_GIVE, lacks_right, request_as};
 use crate::cluster::discover::Kind;
 use crate::cluster::{During, Error, Result, is_conflict, is_not_found};
 use crate::site::rows::Account;
@@ -232,20 +233,17 @@ impl Target<'_> {
         let doing = format!("apply {} {}", self.wanted.kind, self.wanted.name);
         let account = &self.facts.app.spec.service_account_name;
         let namespace = self.facts.app.namespace().unwrap_or_default();
-        // The API server adds the groups of a service account by itself.
-        let user = format!("{}{namespace}:{account}", names::SERVICE_ACCOUNT_PREFIX);
-        let Ok(user) = HeaderValue::from_str(&user) else {
-            let message = format!("serviceAccountName {account:?} is no account's name");
-            return Ok(Sent::Refused(Reason::AccountMissing, message));
-        };
         let bytes = body.to_string().into_bytes();
         let mut tried = 0;
         loop {
-            let request = Request::builder()
+            let Some(request) = request_as(&namespace, account) else {
+                let message = format!("serviceAccountName {account:?} is no account's name");
+                return Ok(Sent::Refused(Reason::AccountMissing, message));
+            };
+            let request = request
                 .method(&method)
                 .uri(path)
                 .header(http::header::CONTENT_TYPE, type_)
-                .header("Impersonate-User", &user)
                 .body(bytes.clone())
                 .map_err(|error| Error::answer(&doing, error))?;
             let error = match self.room.ctx.client.request::<DynamicObject>(request).await {
@@ -256,7 +254,7 @@ impl Target<'_> {
                 return Ok(Sent::Conflict(crate::cluster::describe(&error)));
             }
             let kube::Error::Api(status) = &error else { return Err(error).during(doing) };
-            if is_about_rights(status) && self.rights_are_new() && tried < RIGHTS {
+            if lacks_right(status) && self.rights_are_new() && tried < RIGHTS {
                 tried += 1;
                 tokio::time::sleep(RIGHTS_WAIT).await;
                 continue;
@@ -278,21 +276,15 @@ impl Target<'_> {
     }
 }
 
-/// Whether the account lacks a right, and not something else forbids it.
-fn is_about_rights(status: &Status) -> bool {
-    status.code == 403 && status.message.contains("User \"system:serviceaccount:")
-}
-
 /// What an answer says about the object. None: it says something about the API server, and trying
 /// again may help. A field that the kind does not have may be answered with 500.
 fn refusal(status: &Status, account: &str, namespace: &str) -> Option<(Reason, String)> {
     let message = status.message.clone();
     match status.code {
         429 => None,
-        403 if is_about_rights(status) => {
+        403 if lacks_right(status) => {
             let help = if account == names::APP_ACCOUNT {
-                "give it by a ClusterRole with the label reprieve.dev/aggregate-to-app: \"true\""
-                    .to_owned()
+                HOW_TO_GIVE.to_owned()
             } else {
                 format!("give it to ServiceAccount {namespace}/{account}")
             };
