@@ -105,7 +105,7 @@ impl Model {
             let people = if state.env.policy == Policy::Stricter { 3 } else { 2 };
             all.extend((0..people).map(|who| Action::Vote(of, who)));
         }
-        if state.env.time < self.scope.ticks {
+        if state.env.time < self.last_tick.get() {
             all.push(Action::Tick);
         }
         for site in (0..SITES.len()).filter(|s| state.sites[*s].is_some()) {
@@ -237,9 +237,8 @@ impl Model {
     /// The namespace controller: everything in a namespace that is being deleted goes.
     pub fn emptied(&self, state: &mut State, site: usize) -> Option<()> {
         let mut live = (*self.site(state.sites[site]?)).clone();
-        let going = |n: &k8s_openapi::api::core::v1::Namespace| {
-            n.metadata.deletion_timestamp.is_some()
-        };
+        let going =
+            |n: &k8s_openapi::api::core::v1::Namespace| n.metadata.deletion_timestamp.is_some();
         if !live.namespaces.iter().any(going) || !live.apps.is_empty() {
             return None;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::actions::Action;
 use crate::invariants::names_of;
-use crate::state::State;
+use crate::state::{NEVER, State};
 use crate::world::Model;
 
 /// What an exploration has found.
@@ -22,10 +22,8 @@ pub struct Found {
     pub decisions: usize,
     /// The invariants that are broken, with a shortest way there; none: all hold.
     pub broken: Option<(u16, Vec<Action>)>,
-    /// How many states there are in which a Site is gone, and in which all requests have ended.
+    /// How many states there are in which something was deleted.
     pub purged: usize,
-    /// See there.
-    pub over: usize,
 }
 
 /// Explores everything that can be reached, or up to the first state in which one of `asked` is
@@ -36,15 +34,7 @@ pub fn explore(model: &Model, asked: u16, limit: Duration) -> Found {
     let mut seen: HashMap<State, u32> = HashMap::from([(begin, 0)]);
     let mut ways: Vec<(u32, Action)> = vec![(0, Action::Tick)];
     let mut frontier = vec![begin];
-    let mut found = Found {
-        states: 1,
-        steps: 0,
-        depth: 0,
-        decisions: 0,
-        broken: None,
-        purged: 0,
-        over: 0,
-    };
+    let mut found = Found { states: 1, steps: 0, depth: 0, decisions: 0, broken: None, purged: 0 };
     let mut actions = vec![];
     let mut number = 0;
     while !frontier.is_empty() {
@@ -60,7 +50,7 @@ pub fn explore(model: &Model, asked: u16, limit: Duration) -> Found {
                     continue;
                 }
                 ways.push((number, *action));
-                found.purged += usize::from(after.sites.contains(&None));
+                found.purged += usize::from(after.ghost.begun != [NEVER; 2]);
                 let mut broken = after.ghost.broken;
                 if model.scope.ends && broken & asked == 0 {
                     broken |= model.end_of(&after);
@@ -75,7 +65,12 @@ pub fn explore(model: &Model, asked: u16, limit: Duration) -> Found {
             }
             number += 1;
         }
-        assert!(begun.elapsed() < limit, "{} is too large: {} states", model.scope.name, seen.len());
+        assert!(
+            begun.elapsed() < limit,
+            "{} is too large: {} states",
+            model.scope.name,
+            seen.len()
+        );
         found.depth += usize::from(!next.is_empty());
         frontier = next;
     }

@@ -1,6 +1,8 @@
 //! The end of a state: every operator dies, everything is set right, and one operator goes on alone
 //! until nothing changes any more.
 
+use reprieve::api::RequestState;
+
 use crate::actions::PEOPLE;
 use crate::invariants::I8;
 use crate::objects::{Policy, SITES, Source};
@@ -76,9 +78,7 @@ impl Model {
             way.push(state);
             let before = state;
             self.round(&mut state);
-            let over = |of: usize| {
-                self.state_of(&state, of).is_none_or(reprieve::api::RequestState::is_final)
-            };
+            let over = |of: usize| self.state_of(&state, of).is_none_or(RequestState::is_final);
             if before == state && (0..self.scope.requests.len()).all(over) {
                 end = Some((state, true));
             } else if way.len() == ROUNDS {
@@ -92,6 +92,19 @@ impl Model {
             self.runs.borrow_mut().extend(way.into_iter().map(|state| (state, end)));
         }
         end
+    }
+
+    /// Lets one operator work until every request is to be purged, and nothing is yet.
+    pub fn until_purging(&self, state: &mut State) {
+        let purging = Some(RequestState::Purging);
+        let all = 0..self.scope.requests.len();
+        while !all.clone().all(|of| self.state_of(state, of) == purging) {
+            let before = *state;
+            self.round(state);
+            if *state == before {
+                state.env.time += 1;
+            }
+        }
     }
 
     fn round(&self, state: &mut State) {

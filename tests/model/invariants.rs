@@ -85,9 +85,8 @@ impl Model {
         // I4: the source was alive, and nothing fired.
         let asks = policies.iter().any(|p| p.alerts.is_some());
         check(I4, !asks || look.env.source == Source::Clear);
-        let bare = |p: &DeletionPolicySpec| {
-            p.environment == Environment::Production && p.alerts.is_none()
-        };
+        let bare =
+            |p: &DeletionPolicySpec| p.environment == Environment::Production && p.alerts.is_none();
         check(I12, !policies.iter().any(bare));
 
         // I5: with this one, no more of all requests went in the span, and of this one.
@@ -98,14 +97,20 @@ impl Model {
         let went = state.ghost.begun.iter().filter(recent).count() as i64;
         check(I5, went < least(|p| p.blast_radius.rolling.max_entities));
         let planned = plan.entities.len() as i64;
-        check(I5, planned <= least(|p| p.blast_radius.max_entities.min(p.blast_radius.hard_max_entities)));
+        check(
+            I5,
+            planned <= least(|p| p.blast_radius.max_entities.min(p.blast_radius.hard_max_entities)),
+        );
 
         // I6: a verified backup shows what lives, and outlives the purge; every disk is kept.
         let live = look.sites[site].map(|id| self.site(id));
-        check(I6, live.as_deref().is_some_and(|live| {
-            let keep = look.env_time(state) + most(|p| p.backup.keep_seconds) - 60;
-            self.is_safe(live, look.env.content[site], keep)
-        }));
+        check(
+            I6,
+            live.as_deref().is_some_and(|live| {
+                let keep = look.env_time(state) + most(|p| p.backup.keep_seconds) - 60;
+                self.is_safe(live, look.env.content[site], keep)
+            }),
+        );
         // I12: a store that never answered has no backup.
         check(I12, live.as_deref().is_some_and(|l| l.backups.iter().any(|b| b.is_verified())));
 
@@ -122,7 +127,8 @@ impl Model {
     fn is_safe(&self, live: &SiteFacts, content: u8, keep: i64) -> bool {
         live.backups.last().is_some_and(|b| {
             b.is_verified()
-                && b.status.as_ref().and_then(|s| s.digest.as_deref()) == Some(&format!("c{content}"))
+                && b.status.as_ref().and_then(|s| s.digest.as_deref())
+                    == Some(&format!("c{content}"))
                 && b.spec.keep_until_time.is_some_and(|until| until >= at(keep))
         }) && Live::Site(live).unretained().is_empty()
     }
@@ -135,7 +141,9 @@ impl Model {
             let request = self.request(id);
             let status = request.status.clone().unwrap_or_default();
             let state = status.state.unwrap_or(RequestState::Planning);
-            if !state.is_final() || request.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty()) {
+            if !state.is_final()
+                || request.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty())
+            {
                 broken |= I8;
             }
             let entities = status.plan.map_or(vec![], |plan| plan.entities);

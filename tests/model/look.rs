@@ -2,9 +2,7 @@
 //! writes that it makes of it, in the order of `src/deletion/act.rs`.
 
 use kube::{Resource, ResourceExt};
-use reprieve::api::{
-    Deletion, EntityPhase, PlanEntity, RequestState, Site, TargetKind, names,
-};
+use reprieve::api::{Deletion, EntityPhase, PlanEntity, RequestState, Site, TargetKind, names};
 use reprieve::cluster::{Exact, GuardState, Holder};
 use reprieve::deletion::decide::{Effect, decide};
 use reprieve::deletion::purge::Step;
@@ -63,7 +61,11 @@ impl Model {
         let mut decision = decide(&facts, at(now));
         decision.status = plain(&decision.status);
         decision.notes.clear();
-        let writes = self.writes(&facts, &decision.effects, request.status.as_ref() != Some(&decision.status));
+        let writes = self.writes(
+            &facts,
+            &decision.effects,
+            request.status.as_ref() != Some(&decision.status),
+        );
         let deletes = decision.effects.iter().any(deletes);
         let id = self.works.borrow_mut().put(Work { writes, decision, deletes });
         self.decided.borrow_mut().insert(look, id);
@@ -203,9 +205,11 @@ fn release(live: &SiteFacts, request_uid: &str) -> Vec<Write> {
 fn read_digest(site: &mut SiteFacts, content: u8) {
     let verified = site.backups.last().is_some_and(reprieve::api::Backup::is_verified);
     let whole = site.namespaces.iter().all(|n| n.metadata.deletion_timestamp.is_none())
-        && site.site.namespace_names().iter().all(|name| {
-            site.namespaces.iter().any(|n| n.name_any() == *name)
-        });
+        && site
+            .site
+            .namespace_names()
+            .iter()
+            .all(|name| site.namespaces.iter().any(|n| n.name_any() == *name));
     if verified && whole && !site.namespaces.is_empty() {
         site.live_digest = Some(format!("c{content}"));
     }

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use reprieve::api::{ConditionStatus, ConditionType, Conditions, Environment, Reason, Time, names};
+use reprieve::api::{
+    Backup, ConditionStatus, ConditionType, Conditions, Environment, Reason, Time, names,
+};
 use reprieve::cluster::former::RETAIN;
 use reprieve::deletion::Facts;
 use reprieve::deletion::alerts::{Alert, Answer};
@@ -64,16 +66,11 @@ pub fn fake(mutant: Mutant, facts: &mut Facts, now: &mut i64) {
     let status = facts.request.status.clone().unwrap_or_default();
     match mutant {
         Mutant::KnownByName => {
-            let plan = status.plan.unwrap_or_default();
-            for entity in plan.entities {
-                let Some(live) = facts.sites.get_mut(&entity.name) else { continue };
-                live.site.metadata.uid = Some(entity.uid);
-                for (app, planned) in live.apps.iter_mut().zip(entity.apps) {
-                    app.metadata.uid = Some(planned.uid);
-                }
-                for (namespace, planned) in live.namespaces.iter_mut().zip(entity.namespaces) {
-                    namespace.metadata.uid = Some(planned.uid);
-                }
+            let plan = facts.request.status.as_mut().and_then(|s| s.plan.as_mut());
+            for entity in plan.into_iter().flat_map(|p| &mut p.entities) {
+                let Some(live) = facts.sites.get(&entity.name) else { continue };
+                let now = live.planned();
+                (entity.uid, entity.apps, entity.namespaces) = (now.uid, now.apps, now.namespaces);
             }
         }
         Mutant::ApprovalsMadeUp => {
@@ -143,7 +140,7 @@ pub fn fake(mutant: Mutant, facts: &mut Facts, now: &mut i64) {
             }
         }
         Mutant::BackupBelieved | Mutant::StoreBelieved => {
-            let done = |b: &mut reprieve::api::Backup| {
+            let done = |b: &mut Backup| {
                 let status = b.status.get_or_insert_default();
                 status.location = Some("there".to_owned());
                 status.digest = Some("c0".to_owned());
@@ -151,7 +148,10 @@ pub fn fake(mutant: Mutant, facts: &mut Facts, now: &mut i64) {
                 let holds = ConditionStatus::True;
                 status.conditions.set(type_, holds, Reason::Verified, "", None, at(0));
             };
-            facts.sites.values_mut().flat_map(|s| &mut s.backups).for_each(done);
+            for site in facts.sites.values_mut() {
+                site.backups.iter_mut().for_each(done);
+                site.live_digest = Some("c0".to_owned());
+            }
         }
         Mutant::Uncompared => {
             for site in facts.sites.values_mut().filter(|s| s.live_digest.is_some()) {

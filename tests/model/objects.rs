@@ -162,8 +162,7 @@ pub fn spec(policy: Policy, base: &Value) -> Option<DeletionPolicySpec> {
 pub fn policies(policy: Policy, base: &Value) -> BTreeMap<String, PolicyFacts> {
     let uid = if policy == Policy::Weaker { "weaker" } else { "policy" };
     let name = names::DEFAULT_POLICY.to_owned();
-    let facts =
-        |spec| PolicyFacts { name: name.clone(), uid: Some(uid.to_owned()), spec };
+    let facts = |spec| PolicyFacts { name: name.clone(), uid: Some(uid.to_owned()), spec };
     match spec(policy, base) {
         Some(spec) => [(name.clone(), facts(spec))].into(),
         None => {
@@ -187,7 +186,12 @@ pub enum Source {
 }
 
 /// What a source answers that is asked at this time by the operator's clock, and this one by its own.
-pub fn answer(source: Source, alerts: Option<&Alerts>, asked: i64, time: i64) -> Vec<(reprieve::api::Alertmanager, Arc<Answer>)> {
+pub fn answer(
+    source: Source,
+    alerts: Option<&Alerts>,
+    asked: i64,
+    time: i64,
+) -> Vec<(reprieve::api::Alertmanager, Arc<Answer>)> {
     let Some(alerts) = alerts else { return vec![] };
     let alert = |name: &str, namespace: &str, updated| Alert {
         labels: [("alertname", name), ("namespace", namespace)]

@@ -47,7 +47,8 @@ impl Model {
             Write::Effect(Effect::AddFinalizer) => self.finalizer(state, of, written, true),
             Write::Effect(Effect::RemoveFinalizer) => self.finalizer(state, of, written, false),
             Write::Effect(Effect::Reserve { ledger, text }) => {
-                let same = written & LEDGER_BIT == 0 && ledger.is_some() == state.env.ledger.is_some();
+                let same =
+                    written & LEDGER_BIT == 0 && ledger.is_some() == state.env.ledger.is_some();
                 if !same && self.scope.mutant != Some(Mutant::LedgerOverwritten) {
                     return Answer::No;
                 }
@@ -91,13 +92,7 @@ impl Model {
     }
 
     /// A write to one of the objects of a Site.
-    fn on_site(
-        &self,
-        state: &mut State,
-        write: &Write,
-        written: u32,
-        bad: u16,
-    ) -> Answer {
+    fn on_site(&self, state: &mut State, write: &Write, written: u32, bad: u16) -> Answer {
         for (index, name) in SITES.iter().enumerate() {
             let Some(id) = state.sites[index] else { continue };
             let mut live = (*self.site(id)).clone();
@@ -155,8 +150,7 @@ impl Model {
                     });
                     let mut all = live.held.iter_mut().chain(volumes);
                     let Some(held) = all.find(|h| h.kind == edit.kind) else { continue };
-                    let part =
-                        if edit.kind.is_workload() { Part::Workload } else { Part::Volume };
+                    let part = if edit.kind.is_workload() { Part::Workload } else { Part::Volume };
                     if !self.is_same(&edit.exact, &held.exact.uid, bit(index, part), written) {
                         return Answer::No;
                     }
@@ -271,7 +265,14 @@ impl Model {
     }
 
     /// The invariants at a step that was carried out and destroys.
-    fn judge_delete(&self, state: &mut State, index: usize, live: &SiteFacts, step: &Step, bad: u16) {
+    fn judge_delete(
+        &self,
+        state: &mut State,
+        index: usize,
+        live: &SiteFacts,
+        step: &Step,
+        bad: u16,
+    ) {
         // What a decision was made on counts at the first DELETE of an entity; at each, that the
         // plan has it.
         let first = state.ghost.begun[index] == NEVER;
@@ -290,7 +291,8 @@ impl Model {
             state.ghost.broken |= I1;
         }
         // I6: no disk goes with its claim.
-        if matches!(step, Step::DeleteNamespace(_)) && live.claims.iter().any(|c| !c.is_retained()) {
+        if matches!(step, Step::DeleteNamespace(_)) && live.claims.iter().any(|c| !c.is_retained())
+        {
             state.ghost.broken |= I6 * u16::from(state.env.generation == 0);
         }
     }

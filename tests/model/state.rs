@@ -1,8 +1,7 @@
 //! The state of the model, and what a scope has in it.
 
+use reprieve::deletion::SiteFacts;
 use reprieve::deletion::decide::{Decision, Effect};
-use reprieve::deletion::purge::Step;
-use reprieve::deletion::{Facts, SiteFacts};
 use serde_json::Value;
 
 use crate::actions::Fault;
@@ -25,6 +24,8 @@ pub struct Scope {
     /// Whether an operator's reads of the objects, of what its gates ask and of the clocks are
     /// three moments.
     pub torn: bool,
+    /// Whether it begins when all requests are held and their windows have just passed.
+    pub late: bool,
     /// How many ticks pass at most.
     pub ticks: u8,
     /// How many faults happen at most on one path.
@@ -199,19 +200,11 @@ pub fn deletes(effect: &Effect) -> bool {
     matches!(effect, Effect::Purge(_, step) if step.is_delete())
 }
 
-/// The step of a purge, if an effect is one.
-pub fn step(write: &Write) -> Option<&Step> {
-    match write {
-        Write::Effect(Effect::Purge(_, step)) => Some(step),
-        _ => None,
-    }
-}
-
 /// A Site as its people have it: without what the operator leaves in it that means nothing.
 pub fn as_people_have_it(site: &SiteFacts) -> SiteFacts {
     let mut site = site.clone();
     site.backups.clear();
-    site.site.status = None.or(site.site.status.filter(|s| s.deletion.is_some()));
+    site.site.status = site.site.status.take().filter(|s| s.deletion.is_some());
     for app in &mut site.apps {
         app.status = app.status.take().filter(|s| s.deletion.is_some());
     }
@@ -235,6 +228,3 @@ pub fn values(site: &mut SiteFacts) -> impl Iterator<Item = &mut Value> {
     });
     site.held.iter_mut().map(|h| &mut h.value).chain(volumes)
 }
-
-/// What an operator decides on, with its clock.
-pub type Seen = (Facts, i64);

@@ -1,6 +1,6 @@
 //! The model: what there is, and what becomes of it with each action.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
@@ -22,6 +22,8 @@ pub type Votes = BTreeSet<(&'static str, String)>;
 /// Everything that the states name by number, and what was worked out once.
 pub struct Model {
     pub scope: Scope,
+    /// The last tick.
+    pub last_tick: Cell<u8>,
     requests: RefCell<Pool<DeletionRequest>>,
     sites: RefCell<Pool<SiteFacts>>,
     ledgers: RefCell<Pool<Vec<Entry>>>,
@@ -38,6 +40,7 @@ pub struct Model {
 impl Model {
     pub fn new(scope: Scope) -> Self {
         Self {
+            last_tick: Cell::new(scope.ticks),
             scope,
             requests: RefCell::default(),
             sites: RefCell::default(),
@@ -107,7 +110,7 @@ impl Model {
             }
         }
         let (store, source) = self.scope.begin;
-        State {
+        let mut state = State {
             requests,
             sites,
             env: Env {
@@ -131,7 +134,12 @@ impl Model {
                 wanted,
                 broken: 0,
             },
+        };
+        if self.scope.late {
+            self.until_purging(&mut state);
         }
+        self.last_tick.set(state.env.time + self.scope.ticks);
+        state
     }
 
     /// The state in a word of a request.
