@@ -15,7 +15,7 @@ use crate::state::{At, NEVER, Part, State, as_people_have_it, bit, bits, request
 use crate::world::Model;
 
 /// Who may vote. Rita asked.
-pub const PEOPLE: [&str; 3] = ["ann", "bob", "eve"];
+pub const PEOPLE: [&str; 4] = ["ann", "bob", "eve", "rita"];
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,13 @@ impl Model {
             }
         }
         for of in requests.clone() {
-            let people = if state.env.policy == Policy::Stricter { 3 } else { 2 };
-            all.extend((0..people).map(|who| Action::Vote(of, who)));
+            all.extend([0, 1].map(|who| Action::Vote(of, who)));
+            if state.env.policy == Policy::Stricter {
+                all.push(Action::Vote(of, 2));
+            }
+            if self.scope.kinds.contains(&Fault::Requester) {
+                all.push(Action::Vote(of, 3));
+            }
         }
         if state.env.time < self.last_tick.get() {
             all.push(Action::Tick);
@@ -181,20 +186,24 @@ impl Model {
 
     /// A person approves what the status shows.
     pub fn vote(&self, state: &mut State, of: usize, who: &'static str) -> Option<()> {
-        let mut request = (*self.request(state.requests[of]?)).clone();
+        let request = self.request(state.requests[of]?);
         let status = request.status.as_ref()?;
         let digest = status.plan.as_ref()?.digest.clone()?;
         if status.state?.is_final() || !state.env.guard {
             return None;
         }
+        // The guard lets nobody approve what he has asked for himself.
+        if crate::look::annotation(&request, names::ANNOTATION_REQUESTED_BY) == Some(who) {
+            return None;
+        }
         let key = format!("{}{who}", names::APPROVAL_PREFIX);
         let value = format!("{digest} {who}");
-        if status.approvals.iter().any(|a| a.user == who && a.digest == digest) {
+        let counted = status.approvals.iter().any(|a| a.user == who && a.digest == digest);
+        if counted || crate::look::annotation(&request, &key) == Some(&value) {
             return None;
         }
-        if request.annotations_mut().insert(key, value.clone()) == Some(value) {
-            return None;
-        }
+        let mut request = (*request).clone();
+        request.annotations_mut().insert(key, value);
         let mut votes = (*self.votes(state.ghost.votes)).clone();
         votes.insert((who, digest));
         state.ghost.votes = self.put_votes(votes);
@@ -209,13 +218,13 @@ impl Model {
 
     /// The room of Backups: what it makes shows what lives.
     pub fn backed_up(&self, state: &mut State, site: usize) -> Option<()> {
-        let mut live = (*self.site(state.sites[site]?)).clone();
+        let live = self.site(state.sites[site]?);
         let purging = live.deletion().is_some_and(|d| d.phase == DeletionPhase::Purging);
-        if !state.env.store || purging {
+        if !state.env.store || purging || live.backups.iter().all(|b| b.status.is_some()) {
             return None;
         }
+        let mut live = (*live).clone();
         let content = state.env.content[site];
-        let mut done = None;
         for backup in live.backups.iter_mut().filter(|b| b.status.is_none()) {
             let mut status = BackupStatus {
                 location: Some("there".to_owned()),
@@ -226,9 +235,7 @@ impl Model {
             let type_ = ConditionType::Verified;
             status.conditions.set(type_, holds, Reason::Verified, "", None, at(0));
             backup.status = Some(status);
-            done = Some(());
         }
-        done?;
         state.sites[site] = Some(self.put_site(live));
         self.touched(state, bit(site, Part::Backup));
         Some(())
@@ -236,12 +243,13 @@ impl Model {
 
     /// The namespace controller: everything in a namespace that is being deleted goes.
     pub fn emptied(&self, state: &mut State, site: usize) -> Option<()> {
-        let mut live = (*self.site(state.sites[site]?)).clone();
+        let live = self.site(state.sites[site]?);
         let going =
             |n: &k8s_openapi::api::core::v1::Namespace| n.metadata.deletion_timestamp.is_some();
         if !live.namespaces.iter().any(going) || !live.apps.is_empty() {
             return None;
         }
+        let mut live = (*live).clone();
         live.namespaces.clear();
         live.claims.clear();
         live.held.clear();

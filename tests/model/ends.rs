@@ -40,6 +40,11 @@ impl Model {
         let mut state = *state;
         state.operators = [Operator { at: At::Idle, skew: 0 }; 2];
         state.faults = 0;
+        // When it was does not matter for the end.
+        state.ghost.votes = self.put_votes(Default::default());
+        state.ghost.held = [0; 2];
+        state.ghost.begun = state.ghost.begun.map(|t| if t == NEVER { NEVER } else { 0 });
+        state.ghost.broken = 0;
         let env = &mut state.env;
         if !env.guard {
             env.guard = true;

@@ -111,7 +111,8 @@ impl Model {
                 self.is_safe(live, look.env.content[site], keep)
             }),
         );
-        // I12: a store that never answered has no backup.
+        // I12: the store is there, and has one.
+        check(I12, look.env.store);
         check(I12, live.as_deref().is_some_and(|l| l.backups.iter().any(|b| b.is_verified())));
 
         // I7: nobody had asked for it to end.
@@ -135,7 +136,7 @@ impl Model {
 
     /// What the end of a state breaks, when everything is over and nothing more goes wrong.
     pub fn judge_end(&self, before: &State, end: &State) -> u16 {
-        let mut broken = end.ghost.broken;
+        let mut broken = end.ghost.broken & I8;
         for of in 0..self.scope.requests.len() {
             let Some(id) = end.requests[of] else { continue };
             let request = self.request(id);

@@ -2,7 +2,7 @@
 //! writes that it makes of it, in the order of `src/deletion/act.rs`.
 
 use kube::{Resource, ResourceExt};
-use reprieve::api::{Deletion, EntityPhase, PlanEntity, RequestState, Site, TargetKind, names};
+use reprieve::api::{DeletionRequest, Deletion, EntityPhase, PlanEntity, RequestState, Site, TargetKind, names};
 use reprieve::cluster::{Exact, GuardState, Holder};
 use reprieve::deletion::decide::{Effect, decide};
 use reprieve::deletion::purge::Step;
@@ -234,4 +234,9 @@ pub fn ledger_exact() -> Exact {
 /// The number of a Site by its name.
 pub fn index(name: &str) -> usize {
     crate::objects::SITES.iter().position(|s| *s == name).expect("a Site of the model")
+}
+
+/// An annotation of a request.
+pub fn annotation<'a>(request: &'a DeletionRequest, key: &str) -> Option<&'a str> {
+    request.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }

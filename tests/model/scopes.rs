@@ -176,17 +176,23 @@ fn two_requests_and_the_rolling_limit() {
 
 #[test]
 fn a_requester_who_is_replaced_while_the_guard_is_away() {
-    const KINDS: &[Fault] = &[Fault::Requester, Fault::OwnVote];
-    holds(Scope { faults: 2, ..faulty("requester", KINDS) });
+    holds(Scope { faults: 1, ..faulty("requester", &[Fault::Requester]) });
 }
 
 #[test]
 fn without_a_store_or_a_source_nothing_goes() {
+    const FEW: &[Fault] = &[Fault::Cancel, Fault::GuardOn];
     let nothing = |scope: Scope| assert_eq!(explored(scope).purged, 0);
-    nothing(Scope { begin: (false, Source::Clear), ..faulty("no store", PEOPLE) });
-    nothing(Scope { begin: (true, Source::Down), ..faulty("a dead source", PEOPLE) });
+    nothing(Scope { begin: (false, Source::Clear), ..faulty("no store", FEW) });
+    nothing(Scope { begin: (true, Source::Down), ..faulty("a dead source", FEW) });
     let policy = json!({ "alerts": null });
-    nothing(Scope { policy, ..faulty("no source", PEOPLE) });
+    nothing(Scope { policy, ..faulty("no source", FEW) });
+}
+
+#[test]
+fn a_store_that_goes_away_before_the_purge() {
+    const KINDS: &[Fault] = &[Fault::Store(false), Fault::Store(true)];
+    holds(Scope { late: true, faults: 2, ..faulty("store", KINDS) });
 }
 
 /// Explores a scope in which a gate is taken out, and expects a broken invariant.

@@ -95,6 +95,9 @@ impl Model {
     fn on_site(&self, state: &mut State, write: &Write, written: u32, bad: u16) -> Answer {
         for (index, name) in SITES.iter().enumerate() {
             let Some(id) = state.sites[index] else { continue };
+            if !concerns(write, name, &self.site(id)) {
+                continue;
+            }
             let mut live = (*self.site(id)).clone();
             let exact = |exact: &Exact, live: &Meta, part: Part| {
                 let uid = live.uid.as_deref().unwrap_or_default();
@@ -296,6 +299,27 @@ impl Model {
             state.ghost.broken |= I6 * u16::from(state.env.generation == 0);
         }
     }
+}
+
+/// Whether a write may be one to this Site, or to a part of it.
+fn concerns(write: &Write, site: &str, live: &SiteFacts) -> bool {
+    let exact = match write {
+        Write::Unmark(_, exact) => exact,
+        Write::Effect(Effect::CreateBackup { site: of, .. }) => return of == site,
+        Write::Effect(Effect::KeepLonger { backup, .. }) => {
+            return live.backups.iter().any(|b| b.name_any() == backup.name);
+        }
+        Write::Effect(Effect::Hold(entity, _)) => &entity.exact,
+        Write::Effect(Effect::Edit(edit)) => &edit.exact,
+        Write::Effect(Effect::Purge(_, step)) => return is_of(step_name(step), site),
+        _ => return false,
+    };
+    is_of(&exact.name, site)
+}
+
+/// Whether an object of this name is of this Site: it bears its name, or ends with it.
+fn is_of(name: &str, site: &str) -> bool {
+    name == site || name.strip_suffix(site).is_some_and(|rest| rest.ends_with('-'))
 }
 
 enum Found<'a> {
