@@ -102,12 +102,9 @@ impl Model {
             }
         }
         for of in requests.clone() {
-            all.extend([0, 1].map(|who| Action::Vote(of, who)));
+            all.extend(self.scope.voters.iter().map(|who| Action::Vote(of, *who)));
             if state.env.policy == Policy::Stricter {
                 all.push(Action::Vote(of, 2));
-            }
-            if self.scope.kinds.contains(&Fault::Requester) {
-                all.push(Action::Vote(of, 3));
             }
         }
         if state.env.time < self.last_tick.get() {
@@ -277,6 +274,8 @@ impl Model {
             Fault::Forge => self.forge(state, index),
             Fault::Requester => {
                 let mut request = (*self.request(state.requests[index]?)).clone();
+                // Who asked before there is a plan is known from the annotation alone.
+                request.status.as_ref()?.plan.as_ref()?;
                 let key = names::ANNOTATION_REQUESTED_BY.to_owned();
                 request.annotations_mut().insert(key, "mallory".to_owned());
                 state.env.generation += 2;

@@ -2,12 +2,14 @@
 //! writes that it makes of it, in the order of `src/deletion/act.rs`.
 
 use kube::{Resource, ResourceExt};
-use reprieve::api::{DeletionRequest, Deletion, EntityPhase, PlanEntity, RequestState, Site, TargetKind, names};
+use reprieve::api::{
+    Deletion, DeletionRequest, EntityPhase, PlanEntity, RequestState, Site, TargetKind, names,
+};
 use reprieve::cluster::{Exact, GuardState, Holder};
 use reprieve::deletion::decide::{Effect, decide};
 use reprieve::deletion::purge::Step;
 use reprieve::deletion::rolling::{Ledger, RollingFacts};
-use reprieve::deletion::{Facts, OpenRequest, SiteFacts};
+use reprieve::deletion::{Executed, Facts, OpenRequest, SiteFacts};
 
 use crate::mutants::fake;
 use crate::objects::{answer, at, plain, policies};
@@ -44,9 +46,9 @@ impl Model {
     pub fn work(&self, mut look: Look) -> Id {
         // What is not read makes no difference.
         let request = self.request(look.request);
-        look.env.store = true;
         if request.status.as_ref().and_then(|s| s.state) != Some(RequestState::Purging) {
             look.env.content = [0; 2];
+            look.env.store = true;
             look.ledger = None;
         }
         look.env.time = 0;
@@ -94,6 +96,7 @@ impl Model {
             rolling: RollingFacts::default(),
             last_drill: None,
             api_time: at(look.api_time),
+            executed: Executed::No,
         };
         if state.is_final() || ends {
             return facts;
@@ -128,6 +131,14 @@ impl Model {
             && let Some(site) = facts.sites.get_mut(&next.name)
         {
             read_digest(site, env.content[index(&next.name)]);
+        }
+        // The store's ledger is asked of what comes next, while none of it is gone.
+        if state == RequestState::Purging
+            && !env.store
+            && let Some(next) = next(planned)
+            && facts.live(next).is_some_and(|live| !live.has_started(next))
+        {
+            facts.executed = Executed::Unknown("the store is away".to_owned());
         }
         if let Some(head) = status.plan.as_ref().and_then(|p| p.head.as_ref()) {
             let of_now = facts.policies[names::DEFAULT_POLICY].spec.alerts.as_ref();

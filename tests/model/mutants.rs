@@ -8,9 +8,9 @@ use reprieve::api::{
     Backup, ConditionStatus, ConditionType, Conditions, Environment, Reason, Time, names,
 };
 use reprieve::cluster::former::RETAIN;
-use reprieve::deletion::Facts;
 use reprieve::deletion::alerts::{Alert, Answer};
 use reprieve::deletion::rolling::Ledger;
+use reprieve::deletion::{Executed, Facts};
 use serde_json::json;
 
 use crate::objects::{self, at};
@@ -140,6 +140,7 @@ pub fn fake(mutant: Mutant, facts: &mut Facts, now: &mut i64) {
             }
         }
         Mutant::BackupBelieved | Mutant::StoreBelieved => {
+            facts.executed = Executed::No;
             let done = |b: &mut Backup| {
                 let status = b.status.get_or_insert_default();
                 status.location = Some("there".to_owned());

@@ -24,6 +24,8 @@ pub struct Scope {
     /// Whether an operator's reads of the objects, of what its gates ask and of the clocks are
     /// three moments.
     pub torn: bool,
+    /// Who votes, besides Eve where the policy became stricter: numbers in `PEOPLE`.
+    pub voters: &'static [usize],
     /// Whether it begins when all requests are held and their windows have just passed.
     pub late: bool,
     /// How many ticks pass at most.
