@@ -282,11 +282,22 @@ impl Model {
                 self.put_back(state, index, request);
                 Some(())
             }
-            Fault::Alert(source) => Some(state.env.source = source),
-            Fault::Store(answers) => Some(state.env.store = answers),
-            Fault::Policy(policy) => Some(state.env.policy = policy),
-            Fault::Clock(skew) => Some(state.operators[index].skew = skew),
-            Fault::ApiClock(skew) => Some(state.env.skew = skew),
+            Fault::Alert(_)
+            | Fault::Store(_)
+            | Fault::Policy(_)
+            | Fault::Clock(_)
+            | Fault::ApiClock(_)
+            | Fault::Write => {
+                match fault {
+                    Fault::Alert(source) => state.env.source = source,
+                    Fault::Store(answers) => state.env.store = answers,
+                    Fault::Policy(policy) => state.env.policy = policy,
+                    Fault::Clock(skew) => state.operators[index].skew = skew,
+                    Fault::ApiClock(skew) => state.env.skew = skew,
+                    _ => state.env.content[index] += 1,
+                }
+                Some(())
+            }
             Fault::Recreate => {
                 let age = state.ghost.age[index] + 1;
                 state.sites[index] = Some(self.put_site(site(index, age)));
@@ -295,10 +306,6 @@ impl Model {
                 state.ghost.wanted[index] = self.put_site(as_people_have_it(&site(index, age)));
                 self.touched(state, bits(index));
                 Some(())
-            }
-            Fault::Write => {
-                state.sites[index]?;
-                Some(state.env.content[index] += 1)
             }
             Fault::App | Fault::Scale | Fault::Reclaim => self.user(state, fault, index),
         }
@@ -380,16 +387,15 @@ impl Model {
         change(&mut wanted);
         state.sites[index] = Some(self.put_site(live));
         state.ghost.wanted[index] = self.put_site(wanted);
-        let part = match fault {
-            Fault::Reclaim => Part::Volume,
-            Fault::Scale => Part::Workload,
-            _ => return Some(()),
-        };
-        if fault == Fault::Reclaim {
-            // Of what is kept nobody may change that while the guard is in force.
-            state.env.generation += 2;
+        match fault {
+            Fault::Reclaim => {
+                // Of what is kept nobody may change that while the guard is in force.
+                state.env.generation += 2;
+                self.touched(state, bit(index, Part::Volume));
+            }
+            Fault::Scale => self.touched(state, bit(index, Part::Workload)),
+            _ => {}
         }
-        self.touched(state, bit(index, part));
         Some(())
     }
 }

@@ -110,7 +110,7 @@ pub fn fake(mutant: Mutant, facts: &mut Facts, now: &mut i64) {
             answers(facts, |_, _, all| all.retain(|a| a.labels["alertname"] == "Watchdog"));
         }
         Mutant::SourceBelieved => {
-            for (of, answer) in &mut facts.alerts {
+            for (_, answer) in &mut facts.alerts {
                 if matches!(&**answer, Answer::Down(_)) {
                     let api_time = facts.api_time;
                     let alert = Alert {
@@ -121,7 +121,6 @@ pub fn fake(mutant: Mutant, facts: &mut Facts, now: &mut i64) {
                     let answered = Some(api_time);
                     *answer = Arc::new(Answer::Alerts { all, asked: at(*now), answered });
                 }
-                let _ = of;
             }
             answers(facts, |_, answered, all| {
                 all.iter_mut().for_each(|a| a.updated = answered.unwrap_or(a.updated));
