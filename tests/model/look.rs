@@ -182,6 +182,12 @@ impl Model {
                         writes.extend(release(live, &facts.request_uid()));
                     }
                 }
+                Effect::Hold(entity, _) => {
+                    if let Some(live) = facts.sites.get(&entity.exact.name) {
+                        writes.extend(unmark_parts(live, &facts.request_uid()));
+                    }
+                    writes.push(Write::Effect(effect.clone()));
+                }
                 Effect::CreateBackup { site, .. } if !facts.sites.contains_key(site) => {}
                 Effect::Purge(_, Step::DeleteSite(_) | Step::FinishSite(..)) => {
                     writes.extend([Write::Note, Write::Effect(effect.clone())]);
@@ -198,6 +204,15 @@ impl Model {
 
 /// The writes of a release, as `act::release` has them.
 fn release(live: &SiteFacts, request_uid: &str) -> Vec<Write> {
+    let mut writes = unmark_parts(live, request_uid);
+    if live.deletion_by(request_uid).is_some() {
+        writes.push(Write::Unmark(2, Exact::of::<Site>(&live.site)));
+    }
+    writes
+}
+
+/// The marks off Apps and namespaces, as `act::unmark_parts` has them.
+fn unmark_parts(live: &SiteFacts, request_uid: &str) -> Vec<Write> {
     let of = |d: Option<&Deletion>| d.is_some_and(|d| d.request_uid == request_uid);
     let apps = live.apps.iter().filter(|a| of(a.status.as_ref().and_then(|s| s.deletion.as_ref())));
     let mut writes: Vec<Write> = apps.map(|a| Write::Unmark(0, Exact::of(a))).collect();
@@ -206,9 +221,6 @@ fn release(live: &SiteFacts, request_uid: &str) -> Vec<Write> {
     };
     let namespaces = live.namespaces.iter().filter(marked);
     writes.extend(namespaces.map(|n| Write::Unmark(1, Exact::of(n))));
-    if of(live.deletion()) {
-        writes.push(Write::Unmark(2, Exact::of::<Site>(&live.site)));
-    }
     writes
 }
 
