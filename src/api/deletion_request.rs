@@ -269,6 +269,10 @@ pub struct Plan {
 pub struct PlanHead {
     /// UID of the DeletionRequest: an approval of another request is none of this one.
     pub request_uid: String,
+    /// Who asked, as admission saw them when the first plan was made. Whoever takes the guard away
+    /// can name another requester; this one does not change. Absent: nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
     /// How long the entities are held, in seconds.
     pub retention_seconds: i64,
     /// The most entities that the request may take.

@@ -57,7 +57,12 @@ pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]
                 let patch = json!({ "spec": { "keepUntilTime": until } });
                 patch_exact(&api, backup, patch).await?;
             }
-            Effect::Hold(entity, deletion) => mark_entity(ctx, entity, Some(deletion)).await?,
+            Effect::Hold(entity, deletion) => {
+                // One that goes back to held: a DELETE that is still on its way must meet a
+                // conflict, and one that was quicker must be met by one here.
+                unmark_parts(ctx, facts, entity).await?;
+                mark_entity(ctx, entity, Some(deletion)).await?;
+            }
             Effect::Edit(edit) => alone(change(ctx, edit).await, &mut done.refused)?,
             Effect::Release(entity) => release(ctx, facts, entity).await?,
             Effect::Purge(token, step @ Step::DeleteObject(..)) => {
@@ -203,9 +208,21 @@ where
 /// Takes every mark of the request off an entity. Of a Site, Apps and namespaces first and the Site
 /// last, so that a crash in between is seen and gone on from.
 async fn release(ctx: &Context, facts: &Facts, entity: &Entity) -> Result<()> {
+    unmark_parts(ctx, facts, entity).await?;
+    let live = facts.sites.get(&entity.exact.name).filter(|s| s.uid() == entity.exact.uid);
+    let marked = live.is_some_and(|s| s.deletion_by(&facts.request_uid()).is_some());
+    if entity.namespace.is_some() || marked {
+        mark_entity(ctx, entity, None).await?;
+    }
+    Ok(())
+}
+
+/// Takes the marks of the request off the Apps and namespaces of a Site; an App has no parts that
+/// bear one.
+async fn unmark_parts(ctx: &Context, facts: &Facts, entity: &Entity) -> Result<()> {
     let request_uid = &facts.request_uid();
     if entity.namespace.is_some() {
-        return mark_entity(ctx, entity, None).await;
+        return Ok(());
     }
     let live = facts.sites.get(&entity.exact.name).filter(|s| s.uid() == entity.exact.uid);
     let Some(live) = live else { return Ok(()) };
@@ -225,9 +242,6 @@ async fn release(ctx: &Context, facts: &Facts, entity: &Entity) -> Result<()> {
                 json!({ "metadata": { "annotations": { (names::ANNOTATION_PURGE): null } } });
             patch_exact(&api, &Exact::of(namespace), patch).await?;
         }
-    }
-    if live.deletion_by(request_uid).is_some() {
-        mark_entity(ctx, entity, None).await?;
     }
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use kube::{Resource, ResourceExt};
 
 use super::digest::digest;
-use super::gates::{Case, GATES, Verdict, approvals_required, may_count, requester};
+use super::gates::{
+    Case, GATES, Verdict, approvals_required, may_count, recorded_requester, requester,
+};
 use super::held::Edit;
 use super::observe::Facts;
 use super::plan::{Refused, Scope, scope, totals};
@@ -215,6 +217,7 @@ fn plan(facts: &Facts, scope: &Scope, before: Option<&Plan>, now: Time) -> Plan 
     let policy = &scope.policy;
     let mut head = PlanHead {
         request_uid: facts.request_uid(),
+        requested_by: recorded_requester(facts).or(requester(facts)).map(str::to_owned),
         retention_seconds: spec.retention_seconds.unwrap_or(policy.spec.retention.default_seconds),
         max_entities: spec.max_entities.unwrap_or(policy.spec.blast_radius.max_entities),
         expected_alerts,
@@ -331,7 +334,7 @@ pub(super) fn count_approvals(
         }
         if of != digest {
             remarks.push(format!("{user} approved another digest, {of}"));
-        } else if let Err(why) = may_count(user, requester(facts)) {
+        } else if let Err(why) = may_count(user, facts) {
             remarks.push(format!("the approval by {user:?} does not count: {why}"));
         } else if !facts.guard.problems.is_empty() {
             remarks.push(format!(

@@ -29,7 +29,7 @@ fn a_script_can_compute_it_again() {
         r#""waves":{"first":1,"maxPercent":10,"pauseSeconds":60}}"#
     );
     let head_line = format!(
-        r#"{{"guard":"g1","maxEntities":10,"policy":{policy},"policyName":"default","requestUid":"ru","retentionSeconds":60}}"#
+        r#"{{"guard":"g1","maxEntities":10,"policy":{policy},"policyName":"default","requestUid":"ru","requestedBy":"rita","retentionSeconds":60}}"#
     );
     let line = |name: &str| {
         format!(
@@ -126,7 +126,7 @@ fn each_field_of_the_plan_is_covered() {
     let whole = json!(head);
     let mut fields = vec![];
     pointers(&whole, "", &mut fields);
-    assert_eq!(fields.len(), 32, "{fields:?}");
+    assert_eq!(fields.len(), 33, "{fields:?}");
     for field in fields {
         let mut changed = whole.clone();
         let value = changed.pointer_mut(&field).unwrap();

@@ -328,7 +328,7 @@ fn approved(case: &Case<'_>) -> Verdict {
         .iter()
         .filter(|a| a.digest == digest)
         .map(|a| a.user.as_str())
-        .filter(|user| may_count(user, requester(case.facts)).is_ok())
+        .filter(|user| may_count(user, case.facts).is_ok())
         .collect();
     people.sort_unstable();
     people.dedup();
@@ -355,18 +355,29 @@ pub fn requester(facts: &Facts) -> Option<&str> {
     by.map(String::as_str).filter(|user| !user.is_empty())
 }
 
+/// Who created the request, as the first plan recorded it.
+pub(super) fn recorded_requester(facts: &Facts) -> Option<&str> {
+    let plan = facts.request.status.as_ref()?.plan.as_ref()?;
+    plan.head.as_ref()?.requested_by.as_deref()
+}
+
+/// Both, which differ when somebody has changed the annotation while the guard was away.
+fn requesters(facts: &Facts) -> impl Iterator<Item = &str> {
+    requester(facts).into_iter().chain(recorded_requester(facts))
+}
+
 /// Whether an approval by this user may count.
 ///
 /// # Errors
 /// Why not, in words.
-pub fn may_count(user: &str, requester: Option<&str>) -> Result<(), &'static str> {
+pub fn may_count(user: &str, facts: &Facts) -> Result<(), &'static str> {
     if user.is_empty() {
         Err("it names nobody")
     } else if user.starts_with(names::SERVICE_ACCOUNT_PREFIX) {
         Err("a service account is not a person")
     } else if user.starts_with(names::SYSTEM_PREFIX) {
         Err("a user of the system is not a person")
-    } else if requester == Some(user) {
+    } else if requesters(facts).any(|requester| requester == user) {
         Err("the requester cannot approve")
     } else {
         Ok(())
@@ -382,8 +393,8 @@ pub fn approvals_required(case: &Case<'_>) -> i64 {
         .map(|p| if overridden { p.quorum.override_approvals } else { p.quorum.approvals })
         .max()
         .unwrap_or(i64::MAX - 1);
-    let anonymous =
-        requester(case.facts).is_none_or(|user| user.starts_with(names::SERVICE_ACCOUNT_PREFIX));
+    let anonymous = requester(case.facts).is_none()
+        || requesters(case.facts).any(|user| user.starts_with(names::SERVICE_ACCOUNT_PREFIX));
     base + i64::from(anonymous)
 }
 

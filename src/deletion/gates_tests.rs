@@ -426,3 +426,22 @@ fn production_never_purges_without_a_source_of_alerts() {
     assert!(!gated.gate(ConditionType::AlertsClear).is_open());
     assert_eq!(token(&gated), None);
 }
+
+#[test]
+fn who_asked_at_first_cannot_approve_under_another_requester() {
+    let mut g = gated(1);
+    assert_eq!(g.head.requested_by.as_deref(), Some("rita"));
+    // The guard is away for a moment: Rita names Mallory, and approves what she has asked for.
+    annotate(&mut g.facts, names::ANNOTATION_REQUESTED_BY, "mallory");
+    g.approved_by(&["ann", "rita"]);
+    assert_eq!(g.gate(ConditionType::Approved).reason, Reason::AwaitingApprovals);
+    g.approved_by(&["ann", "mallory"]);
+    assert_eq!(g.gate(ConditionType::Approved).reason, Reason::AwaitingApprovals);
+    g.approved_by(&["ann", "bob"]);
+    assert_eq!(g.gate(ConditionType::Approved).reason, Reason::QuorumReached);
+    // A plan that is made again keeps who asked at first.
+    let before = g.plan.head.clone();
+    g.facts.request.status.as_mut().unwrap().state = Some(RequestState::AwaitingApproval);
+    let again = step(&mut g.facts, at(1));
+    assert_eq!(again.status.plan.unwrap().head.unwrap().requested_by, before.unwrap().requested_by);
+}

@@ -65,7 +65,7 @@ use crate::cluster::metrics::{Ended, Kind, RequestCounts};
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 use crate::store::Store;
 
-pub use observe::{AppFacts, Facts, OpenRequest, PolicyFacts, SiteFacts};
+pub use observe::{AppFacts, Executed, Facts, OpenRequest, PolicyFacts, SiteFacts};
 
 /// The limit of one reconciliation.
 const TIMEOUT: Duration = Duration::from_secs(120);

@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::decide::{Decision, Effect, Ending, closed, end, record_rejections};
 use super::gates::Case;
 use super::held::Edit;
-use super::hold::{SOON, progress, target, working};
+use super::hold::{SOON, held, progress, target, working};
 use super::live::Live;
 use super::waves::{go_on, set_phase};
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, DeletionRequestStatus, EntityPhase, Reason,
-    RequestState,
+    ConditionStatus, ConditionType, Conditions, DeletionPhase, DeletionRequestStatus, EntityPhase,
+    Reason, RequestState,
 };
 use crate::cluster::Note;
 
@@ -41,6 +41,14 @@ pub(super) fn release(
             let (more, _, held) = go_on(case, entity, live);
             effects.extend(more);
             stalled = stalled.or(held);
+            left += 1;
+            continue;
+        }
+        // Back to held first: a DELETE of it that is still on its way must meet a conflict before a
+        // disk gets back the policy under which it would go.
+        if live.deletion_by(&uid).is_some_and(|d| d.phase == DeletionPhase::Purging) {
+            effects.push(Effect::Hold(target(live), held(case)));
+            set_phase(&mut status, entity, EntityPhase::Held);
             left += 1;
             continue;
         }
