@@ -170,7 +170,7 @@ impl Forecast {
     }
 
     /// The Sites that are to say something else than they do, the first in the queue first.
-    pub fn to_tell(&mut self, now: Time) -> Vec<(String, Promise)> {
+    pub fn news(&mut self, now: Time) -> Vec<(String, Promise)> {
         let Some(end) = self.latest.as_ref().and_then(|latest| latest.end.as_ref()) else {
             return vec![];
         };
@@ -266,6 +266,7 @@ fn pending(job: &Job, memory: &Memory, stage: Option<&'static str>) -> Pending {
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     let objects = count(if total > 0 { total } else { job.backup.objects });
     let waits = memory.waiting.as_ref().map(|(reason, _)| *reason);
+    let verified = memory.progress.took.is_some();
     let since = memory.progress.created.as_ref().and_then(|created| created.at);
     let begun = memory.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
     let (stage, stuck) = match (memory.begun, waits, stage) {
@@ -274,6 +275,8 @@ fn pending(job: &Job, memory: &Memory, stage: Option<&'static str>) -> Pending {
             let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
             (Stage::WaitingForReady(waited), Duration::ZERO)
         }
+        // Its hooks are under way: how long those take is known from nothing.
+        (_, Some(Reason::HookRunning), _) if verified => (Stage::Verifying, begun),
         (_, Some(_), _) => (Stage::Creating(count(done)), begun),
         (_, None, Some("Verifying")) => (Stage::Verifying, Duration::ZERO),
         _ => (Stage::Creating(count(done)), Duration::ZERO),

@@ -85,16 +85,16 @@ fn a_site_is_told_once_until_it_has_moved() {
     forecast.look(&jobs, &memories, &stages, 1);
     let first = forecast.first("a", now).unwrap();
     assert!(first.no_later > first.expected && first.expected > now);
-    let told = forecast.to_tell(now);
+    let told = forecast.news(now);
     assert_eq!(told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b"]);
-    assert_eq!(forecast.to_tell(now), []);
+    assert_eq!(forecast.news(now), []);
     // Later than was told, and it was told long ago.
     let late = now.plus_seconds(1000);
-    assert_eq!(forecast.to_tell(late), [], "each is told every ten seconds at most");
+    assert_eq!(forecast.news(late), [], "each is told every ten seconds at most");
     for (_, at) in forecast.told.values_mut() {
         *at -= TELL_EVERY;
     }
-    assert_eq!(forecast.to_tell(late).len(), 2);
+    assert_eq!(forecast.news(late).len(), 2);
 }
 
 #[test]

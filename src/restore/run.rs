@@ -381,7 +381,7 @@ impl Course<'_> {
                         telling.push(self.gated.tell_stage(job, stage, done).boxed());
                     }
                 }
-                for (name, promise) in self.forecast.to_tell(self.work.ctx.now()) {
+                for (name, promise) in self.forecast.news(self.work.ctx.now()) {
                     if let Some(job) = jobs.get(name.as_str()).copied() {
                         telling.push(self.gated.tell_estimate(job, promise).boxed());
                     }
