@@ -48,7 +48,10 @@ pub(super) fn release(
         // disk gets back the policy under which it would go.
         if live.deletion_by(&uid).is_some_and(|d| d.phase == DeletionPhase::Purging) {
             effects.push(Effect::Hold(target(live), held(case)));
-            set_phase(&mut status, entity, EntityPhase::Held);
+            // Not before it is done: see below.
+            if begun(&status).is_some() {
+                set_phase(&mut status, entity, EntityPhase::Held);
+            }
             left += 1;
             continue;
         }
