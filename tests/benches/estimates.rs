@@ -145,7 +145,7 @@ async fn make(client: &Client, sites: usize) -> Result<usize> {
 /// Mostly configuration; every tenth is a Deployment with a Pod to wait for.
 fn object(site: usize, n: usize) -> (String, Value) {
     let namespace = name(site);
-    if n % 10 == 0 {
+    if n.is_multiple_of(10) {
         let labels = json!({ "app": format!("web-{n}") });
         let container = json!({ "name": "main", "image": "example.invalid/shop:1" });
         return (

@@ -164,11 +164,10 @@ impl Model {
             let begun = end.ghost.begun[site] != NEVER;
             match end.sites[site] {
                 Some(_) if begun => broken |= I8,
-                Some(live) => {
-                    if self.as_people_have_it(live) != end.ghost.wanted[site] {
-                        broken |= I7;
-                    }
+                Some(live) if self.as_people_have_it(live) != end.ghost.wanted[site] => {
+                    broken |= I7;
                 }
+                Some(_) => {}
                 None if before.sites[site].is_some() && !begun => broken |= I1,
                 None => {}
             }
