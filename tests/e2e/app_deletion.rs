@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use crate::people::People;
 use crate::user::{Snapshot, expect, expect_condition, sample};
-use reprieve::api::names;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use reprieve::api::{App, names};
 use reprieve::sandbox::{AuditRecord, audit};
 use serde_json::{Value, json};
 
@@ -161,6 +163,25 @@ async fn held_and_cancelled(stage: &People) {
     expect("policy", "Delete", &volume["spec"]["persistentVolumeReclaimPolicy"], &volume);
     let now = stage.snapshot("acme").await;
     before.expect_untouched(&now, "I7: an App was held and released");
+    late_mark(stage).await;
+}
+
+/// A mark of the request that was on its way, and arrives when everything was released.
+async fn late_mark(stage: &People) {
+    let request = stage.admin.until("dreq held", "its end", |live| {
+        live["status"]["state"] == "Cancelled" && live["metadata"]["finalizers"].is_null()
+    });
+    let operator = stage.sandbox.client_for(&stage.sandbox.operator_kubeconfig()).await;
+    let apps: Api<App> = Api::namespaced(operator.expect("a client"), "acme");
+    let mark = json!({
+        "requestRef": {"name": "held"}, "requestUid": request["metadata"]["uid"],
+        "phase": "Purging",
+    });
+    let patch = Patch::Merge(json!({"status": {"deletion": mark}}));
+    apps.patch_status("wiki", &PatchParams::default(), &patch).await.expect("a mark");
+    stage.admin.until("app wiki -n acme", "Active without the mark", |live| {
+        live["status"]["state"] == "Active" && live["status"]["deletion"].is_null()
+    });
 }
 
 async fn purged(stage: &People) {

@@ -4,6 +4,7 @@ mod act;
 pub mod conclude;
 mod contest;
 pub mod decide;
+mod late_mark;
 mod live;
 pub mod manifest;
 mod object;
@@ -71,6 +72,10 @@ async fn reconcile(room: Room, app: Arc<App>) -> Result<Action> {
     room.fleet.complete().await;
     if room.written.is_newer_than(app.as_ref()) {
         // The event of that write is on its way.
+        return Ok(Action::requeue(OWN_WRITE));
+    }
+    if late_mark::take_off(&room.ctx, &app).await? {
+        // Its event is on its way.
         return Ok(Action::requeue(OWN_WRITE));
     }
     let mut facts = observe::observe(&room, App::clone(&app)).await?;
