@@ -60,6 +60,7 @@ async fn alerts_cancel_and_limits_hold() {
         assert!(metrics.contains(line), "/metrics: expected {line}; seen: {metrics}");
     }
     many_requests_share_one_limit(&stage, &sandbox, operator).await;
+    assert!(crate::audit::expect_invariants(&sandbox) > 0, "something was purged");
     sandbox.stop().expect("nothing is left");
 }
 

@@ -103,6 +103,7 @@ async fn an_app_goes_and_nothing_else() {
     step("purged");
     brought_back(&stage, &before).await;
     step("brought back");
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

@@ -223,6 +223,7 @@ async fn no_disk_goes_and_a_release_puts_everything_back() {
     step("users and GitOps in between");
     purged(&stage).await;
     step("purged");
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

@@ -11,6 +11,9 @@ mod app;
 mod app_deletion;
 mod archive;
 mod asked;
+// The checker of the invariants.
+#[path = "../audit/mod.rs"]
+mod audit;
 mod backup;
 mod bad_input;
 mod demo;

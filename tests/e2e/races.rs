@@ -50,6 +50,7 @@ async fn a_cancel_or_a_weaker_policy_in_the_last_moment() {
     }
     step("released");
     drop(operator);
+    assert!(crate::audit::expect_invariants(&sandbox) > 0, "something was purged");
     sandbox.stop().expect("nothing is left");
 }
 

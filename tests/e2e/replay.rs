@@ -30,6 +30,7 @@ async fn what_was_approved_once_is_not_approved_again() {
         .collect();
     assert_eq!(gone, [two, three], "Sites that were deleted, in that order");
     drop(operator);
+    assert!(crate::audit::expect_invariants(&sandbox) > 0, "something was purged");
     sandbox.stop().expect("nothing is left");
 }
 

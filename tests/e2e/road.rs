@@ -116,6 +116,7 @@ async fn the_road_from_a_request_to_a_restore() {
     cancel_in_the_middle(&stage).await;
     step("cancelled in the middle of a purge");
     ends_on_sigterm(&mut stage).await;
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

@@ -159,6 +159,7 @@ async fn a_crash_after_every_write_changes_nothing() {
     assert_eq!(live["status"]["failures"], Value::Null, "{}", live["status"]);
     assert_eq!(stage.deleted().len(), 3, "a restore deletes nothing");
     assert_eq!(stage.forms("plain").await, expected, "the other site");
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 
@@ -299,6 +300,7 @@ async fn a_crash_after_every_write_of_a_hold_changes_nothing() {
     stage.until_site_active("work").await;
     left.expect_untouched(&stage.snapshot("work").await, "the rest of the site");
     assert_eq!(service(&stage, "work").await, as_it_was, "after the App is gone");
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 
@@ -362,5 +364,6 @@ async fn each_write_in_a_run_of_its_own() {
             break;
         }
     }
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }

@@ -3,6 +3,8 @@
 //! server's audit log, not what the operator says of itself.
 #![cfg(feature = "sandbox")]
 
+#[path = "../audit/mod.rs"]
+mod audit;
 mod crash;
 mod etcd;
 mod matrix;
