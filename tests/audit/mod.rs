@@ -14,6 +14,7 @@ use serde_json::Value;
 mod tests;
 
 const OPERATOR: &str = "system:serviceaccount:reprieve-system:reprieve";
+const NAMESPACE_CONTROLLER: &str = "system:serviceaccount:kube-system:namespace-controller";
 const APPROVAL: &str = "approval.reprieve.dev/";
 
 /// Panics unless everything that was deleted in this cluster was deleted as it must be. Gives how
@@ -135,6 +136,10 @@ fn histories<'a>(records: &'a [AuditRecord], resource: &str, key: &str) -> Histo
 /// namespace, or by the operator anything inside of one. A drill's scratch namespaces are its own.
 fn counts(record: &AuditRecord) -> bool {
     let labels = &record.response["metadata"]["labels"];
+    // It empties a namespace whose own deletion was judged.
+    if record.user.name == NAMESPACE_CONTROLLER && record.verb == "deletecollection" {
+        return false;
+    }
     match (record.group.as_str(), record.resource.as_str()) {
         ("reprieve.dev", "sites" | "apps") => true,
         ("reprieve.dev", _) => false,
