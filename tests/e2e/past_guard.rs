@@ -108,7 +108,7 @@ impl Stage {
     }
 
     fn ready(&self, what: &str) {
-        self.admin.kubectl(&format!("wait --for=condition=Ready {what} --timeout=90s")).worked();
+        self.admin.kubectl(&format!("wait --for=condition=Ready {what} --timeout=180s")).worked();
     }
 
     async fn snapshot(&self, site: &str) -> Snapshot {
@@ -482,9 +482,10 @@ async fn crds(stage: &mut Stage) {
     }
     stage.restart().await;
     // One command keeps them all.
-    stage.admin.kubectl(&format!("delete dreq -l {LABEL} --timeout=60s")).worked();
-    let gone = "wait --for=delete crd/sites.reprieve.dev crd/apps.reprieve.dev --timeout=120s";
-    // The API server looks for what is left of a kind in rounds of a minute.
+    stage.admin.kubectl(&format!("delete dreq -l {LABEL} --timeout=180s")).worked();
+    let gone = "wait --for=delete crd/sites.reprieve.dev crd/apps.reprieve.dev --timeout=300s";
+    // The API server looks for what is left of a kind in rounds of a minute, and of one kind after
+    // the other.
     stage.admin.kubectl(gone).worked();
     // It outlives that, and can be started in it.
     assert!(stage.operator.process_mut().is_running(), "{}", stage.operator.process().log_tail(20));
