@@ -17,7 +17,7 @@ use crate::user::{PEOPLE, Snapshot, condition, grant, http};
 
 pub const REPRIEVE: &str = env!("CARGO_BIN_EXE_reprieve");
 /// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(150);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 pub struct Stage {
     pub sandbox: Sandbox,
