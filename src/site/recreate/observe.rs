@@ -196,7 +196,14 @@ pub async fn observe(
     comes: impl Fn(&str) -> bool,
     crds: Crds,
 ) -> Result<Facts> {
-    let live = entities(ctx, key).get_opt(&key.name).await.during(format!("read {key}"))?;
+    let crd = if key.kind == TargetKind::Site { crds.sites } else { crds.apps };
+    let live = match crd {
+        // The answer to a read would be the text of a path that is not there, which is an error.
+        CrdState::Absent => None,
+        CrdState::Served | CrdState::Terminating => {
+            entities(ctx, key).get_opt(&key.name).await.during(format!("read {key}"))?
+        }
+    };
     let live = live.map(|live| live_of(key.kind, &live));
     let namespaces = namespaces(ctx, key).await?;
     let request = match &live {
@@ -207,7 +214,7 @@ pub async fn observe(
     if key.kind == TargetKind::App {
         let owner = namespaces.first().and_then(|n| n.labels().get(names::LABEL_SITE).cloned());
         if let Some(owner) = owner {
-            site = site_stands(ctx, &owner, &comes).await?;
+            site = site_stands(ctx, &owner, crds.sites, &comes).await?;
         }
     }
     let namespaces = namespaces.iter().map(|n| NamespaceFacts {
@@ -221,7 +228,7 @@ pub async fn observe(
         request,
         record: record.cloned(),
         namespaces: namespaces.collect(),
-        crd: if key.kind == TargetKind::Site { crds.sites } else { crds.apps },
+        crd,
         site,
     })
 }
@@ -295,10 +302,17 @@ async fn request(ctx: &Context, key: &Key, live: &Live, crd: CrdState) -> Result
 async fn site_stands(
     ctx: &Context,
     name: &str,
+    crd: CrdState,
     comes: impl Fn(&str) -> bool,
 ) -> Result<SiteStands> {
     let api: Api<Site> = Api::all(ctx.client.clone());
-    let site = api.get_opt(name).await.during(format!("read Site {name}"))?;
+    let site = match crd {
+        // Its Apps can be let go without it, or neither CRD could ever be gone.
+        CrdState::Absent => None,
+        CrdState::Served | CrdState::Terminating => {
+            api.get_opt(name).await.during(format!("read Site {name}"))?
+        }
+    };
     let is_busy = |site: &Site| {
         let deletion = site.status.as_ref().and_then(|s| s.deletion.as_ref());
         site.meta().deletion_timestamp.is_some()
