@@ -157,6 +157,20 @@ pub struct Override {
     pub justification: String,
 }
 
+impl DeletionRequest {
+    /// Whether it has ended, well or not.
+    pub fn has_ended(&self) -> bool {
+        self.status.as_ref().is_some_and(DeletionRequestStatus::has_ended)
+    }
+}
+
+impl DeletionRequestStatus {
+    /// Whether the request has ended, well or not.
+    pub fn has_ended(&self) -> bool {
+        self.state.is_some_and(RequestState::is_final)
+    }
+}
+
 /// What is known of a DeletionRequest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -9,9 +9,7 @@ use kube::{Api, ResourceExt};
 
 use super::expire::{self, Needed, Owner, Verdict};
 use super::trim;
-use crate::api::{
-    Backup, DeletionRequest, EntityPhase, Reason, RequestState, Restore, Site, TargetKind, Time,
-};
+use crate::api::{Backup, DeletionRequest, EntityPhase, Reason, Restore, Site, TargetKind, Time};
 use crate::cluster::{
     Context, During, Error, Exact, Note, Pages, Result, Shutdown, api_server_time, delete_exact,
 };
@@ -123,9 +121,10 @@ async fn ask(ctx: &Context, id: &str) -> Result<Asked> {
     let mut needed = Needed { restore: running(ctx).await?, ..Needed::default() };
     let mut open = BTreeSet::new();
     for request in requests(ctx).await? {
+        let ended = request.has_ended();
         let status = request.status.clone().unwrap_or_default();
         let entities = status.plan.map(|plan| plan.entities).unwrap_or_default();
-        if status.state.is_some_and(RequestState::is_final) {
+        if ended {
             let gone = entities
                 .into_iter()
                 .filter(|e| e.phase == EntityPhase::Purged && e.kind == TargetKind::Site);

@@ -3,9 +3,11 @@
 //! done about it but telling; [`super::ledger::executed`] keeps a request from running twice.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::time::Duration;
 
-use kube::Api;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
 
 use crate::api::{App, Deletion, DeletionPhase, Reason, Site, TargetKind};
 use crate::cluster::{Context, During, EntityRow, Error, Note, Result, Shutdown, list_entities};
@@ -59,30 +61,17 @@ async fn tell(ctx: &Context, store: &Store, row: &EntityRow, purge: &Purge) -> R
             purge.request, holder.kind, holder.uid, purge.time
         ),
     );
-    let doing = format!("read {}", holder.describe());
-    let is_it = |uid: &Option<String>| uid.as_ref() == Some(&holder.uid);
-    // The note comes before the last DELETE: who was stopped in between goes on with it.
-    let goes = |deletion: Option<&Deletion>| {
-        deletion.is_some_and(|d| {
-            d.phase == DeletionPhase::Purging && d.request_uid == purge.request_uid
-        })
-    };
     if let Some(namespace) = &holder.namespace {
         let api: Api<App> = Api::namespaced(ctx.client.clone(), namespace);
-        let Some(live) = api.get_opt(&holder.name).await.during(doing)? else { return Ok(false) };
-        let deletion = live.status.as_ref().and_then(|status| status.deletion.as_ref());
-        if !is_it(&live.metadata.uid) || goes(deletion) {
-            return Ok(false);
-        }
+        let of = |app: &App| app.status.as_ref().and_then(|status| status.deletion.clone());
+        let Some(live) = staying(api, row, purge, of).await? else { return Ok(false) };
         ctx.tell(&live, &note).await;
         return Ok(true);
     }
-    let api: Api<Site> = Api::all(ctx.client.clone());
-    let Some(live) = api.get_opt(&holder.name).await.during(doing)? else { return Ok(false) };
-    let deletion = live.status.as_ref().and_then(|status| status.deletion.as_ref());
-    if !is_it(&live.metadata.uid) || goes(deletion) {
+    let of = |site: &Site| site.status.as_ref().and_then(|status| status.deletion.clone());
+    let Some(live) = staying(Api::all(ctx.client.clone()), row, purge, of).await? else {
         return Ok(false);
-    }
+    };
     // A backup of its own, made since, says that it is meant to live.
     let listing = store.listing_of(&purge.id).await;
     let listing =
@@ -92,4 +81,24 @@ async fn tell(ctx: &Context, store: &Store, row: &EntityRow, purge: &Purge) -> R
     }
     ctx.tell(&live, &note).await;
     Ok(true)
+}
+
+/// The entity of this row, if it is there and is not on its way out by that very purge.
+async fn staying<K>(
+    api: Api<K>,
+    row: &EntityRow,
+    purge: &Purge,
+    deletion: impl Fn(&K) -> Option<Deletion>,
+) -> Result<Option<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let holder = &row.holder;
+    let doing = format!("read {}", holder.describe());
+    let live = api.get_opt(&holder.name).await.during(doing)?;
+    let live = live.filter(|live| live.meta().uid.as_ref() == Some(&holder.uid));
+    // The note comes before the last DELETE: who was stopped in between goes on with it.
+    let goes =
+        |d: Deletion| d.phase == DeletionPhase::Purging && d.request_uid == purge.request_uid;
+    Ok(live.filter(|live| !deletion(live).is_some_and(goes)))
 }

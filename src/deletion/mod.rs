@@ -155,8 +155,7 @@ fn told_of_its_end(
     before: Option<&DeletionRequestStatus>,
     now: &DeletionRequestStatus,
 ) {
-    let ended = |status: &DeletionRequestStatus| status.state.is_some_and(RequestState::is_final);
-    if ended(now) && !before.is_some_and(ended) {
+    if now.has_ended() && !before.is_some_and(DeletionRequestStatus::has_ended) {
         let state = now.state.map_or_else(String::new, |state| format!("{state:?}"));
         let reason = now.conditions.get(ConditionType::Succeeded);
         let reason = reason.map_or_else(String::new, |c| c.reason.clone());

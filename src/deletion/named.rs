@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use super::app_objects::observe_apps;
 use super::observe::{AppFacts, OpenRequest, SiteFacts};
 use super::{held_objects, survey};
-use crate::api::{DeletionRequest, PlanEntity, RequestState, Target, TargetKind, Time};
+use crate::api::{DeletionRequest, PlanEntity, Target, TargetKind, Time};
 use crate::cluster::{
     Context, During, EntityRow, FEW_IDS, Holder, Result, by_id, list_entities, lookup,
 };
@@ -107,8 +107,7 @@ async fn other_requests(ctx: &Context, own: &DeletionRequest) -> Result<Vec<Open
     let list = api.list(&ListParams::default()).await.during("list every DeletionRequest")?;
     Ok(list
         .into_iter()
-        .filter(|r| r.uid() != own.uid())
-        .filter(|r| !r.status.as_ref().and_then(|s| s.state).is_some_and(RequestState::is_final))
+        .filter(|r| r.uid() != own.uid() && !r.has_ended())
         .map(|r| OpenRequest {
             name: r.name_any(),
             uid: r.uid().unwrap_or_default(),

@@ -9,6 +9,7 @@ use super::live::Live;
 use super::observe::{OwnObject, SiteFacts};
 use crate::api::{Deletion, DeletionPhase, ObjectRef, PlanEntity, names};
 use crate::cluster::Exact;
+use crate::cluster::readiness::waits_for;
 
 /// One step. Each carries UID and resourceVersion of what it was decided on.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,9 +146,9 @@ fn of_site(
     }
     if let Some(namespace) = live.namespaces.first() {
         return Next::Wait(format!(
-            "namespace {} is being emptied{}",
+            "namespace {} is being emptied: {}",
             namespace.name_any(),
-            blockers(namespace)
+            waits_for(namespace)
         ));
     }
     let exact = Exact::of(&live.site);
@@ -164,14 +165,6 @@ fn of_site(
 pub(super) fn without_ours(finalizers: &[String]) -> Option<Vec<String>> {
     let left: Vec<String> = finalizers.iter().filter(|f| *f != names::FINALIZER).cloned().collect();
     (left.len() < finalizers.len()).then_some(left)
-}
-
-/// What the namespace controller says that it waits for.
-fn blockers(namespace: &k8s_openapi::api::core::v1::Namespace) -> String {
-    let conditions = namespace.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let waits = conditions.into_iter().flatten().filter(|c| c.status == "True");
-    let messages: Vec<&str> = waits.filter_map(|c| c.message.as_deref()).collect();
-    if messages.is_empty() { String::new() } else { format!(": {}", messages.join("; ")) }
 }
 
 impl Step {

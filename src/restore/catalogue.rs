@@ -8,8 +8,8 @@ use kube::ResourceExt;
 
 use super::choose::{self, Choice, Chosen};
 use crate::api::{
-    DeletionRequest, EntityPhase, PlanEntity, Reason, RequestState, Restore, RestoreFailure,
-    RestoreIds, TargetKind, Time,
+    DeletionRequest, EntityPhase, PlanEntity, Reason, Restore, RestoreFailure, RestoreIds,
+    TargetKind, Time,
 };
 use crate::cluster::{Context, lookup};
 use crate::store::{CataloguedApp, Listing, Store, StoreError};
@@ -167,11 +167,10 @@ async fn what_they_are_here(
 
 /// The Apps that a request has purged, once it has ended.
 fn purged_apps(request: &DeletionRequest) -> Vec<&PlanEntity> {
-    let status = request.status.as_ref();
-    let ended = status.and_then(|s| s.state).is_some_and(RequestState::is_final);
+    let status = request.status.as_ref().filter(|status| status.has_ended());
     let entities = status.and_then(|s| s.plan.as_ref()).into_iter().flat_map(|p| &p.entities);
     let purged = |e: &&PlanEntity| e.kind == TargetKind::App && e.phase == EntityPhase::Purged;
-    entities.filter(|e| ended && purged(e)).collect()
+    entities.filter(purged).collect()
 }
 
 /// The Apps that a request has purged, from the backups that it recorded.

@@ -136,11 +136,7 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
     let mut random = Random(0x5eed);
     let (center, spread) = wrong_by(&known.errors);
     let mut of_sites = vec![Vec::with_capacity(TRIALS as usize); pending.len()];
-    let [mut queue, mut create, mut ready, mut all] =
-        [const { Vec::<f64>::new() }; 4].map(|mut v| {
-            v.reserve(TRIALS as usize);
-            v
-        });
+    let (mut queue, mut create, mut ready, mut all) = (vec![], vec![], vec![], vec![]);
     for trial in 0..TRIALS {
         // One trial from each slice of the distribution, so that few trials cover all of it.
         let part = (f64::from(trial) + 0.5) / f64::from(TRIALS);

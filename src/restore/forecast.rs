@@ -2,6 +2,7 @@
 //! knows of earlier runs, and checked at its end against what came of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decide::Job;
@@ -32,11 +33,12 @@ const WORTH_CHECKING: Duration = Duration::from_secs(6);
 #[derive(Debug)]
 pub struct Forecast {
     drill: bool,
-    earlier: Vec<Sample>,
+    /// What is known; of this run and of errors, as of the latest estimate.
+    known: Known,
     /// What runs of this kind took of what the model said, when this much was back, in percent.
     errors: Vec<(u8, f64)>,
     made: Option<Instant>,
-    latest: Option<Estimate>,
+    latest: Option<Arc<Estimate>>,
     /// The sites of the latest estimate.
     names: Vec<String>,
     /// What each Site says.
@@ -88,7 +90,11 @@ impl Forecast {
         };
         Self {
             drill,
-            earlier: runs.iter().flat_map(|run| &run.sites).map(of).collect(),
+            known: Known {
+                earlier: runs.iter().flat_map(|run| &run.sites).map(of).collect(),
+                patience: (!drill).then_some(PATIENCE),
+                ..Known::default()
+            },
             errors: alike.map(ratio).collect(),
             made: None,
             latest: None,
@@ -99,8 +105,8 @@ impl Forecast {
     }
 
     /// The latest estimate.
-    pub fn latest(&self) -> Option<&Estimate> {
-        self.latest.as_ref()
+    pub fn latest(&self) -> Option<Arc<Estimate>> {
+        self.latest.clone()
     }
 
     /// Makes an estimate now.
@@ -111,9 +117,8 @@ impl Forecast {
 
     /// Makes an estimate, if it is time for one.
     pub fn look(&mut self, jobs: &[Job], memories: &Memories, stages: &Stages, slots: usize) {
-        let this_run: Vec<Sample> = memories.values().filter_map(|m| m.took).collect();
-        let first = self.latest.is_none() && !this_run.is_empty();
-        if self.made.is_some_and(|made| made.elapsed() < EVERY) && !first {
+        let first = || self.latest.is_none() && memories.values().any(|m| m.took.is_some());
+        if self.made.is_some_and(|made| made.elapsed() < EVERY) && !first() {
             return;
         }
         self.made = Some(Instant::now());
@@ -128,15 +133,12 @@ impl Forecast {
         open.sort_by_key(|(_, memory)| (place(memory).is_none(), place(memory)));
         let pending: Vec<Pending> =
             open.iter().map(|(job, memory)| pending(job, memory, stages.get(&job.name))).collect();
-        let known = Known {
-            this_run,
-            earlier: self.earlier.clone(),
-            errors: self.errors_at(percent(jobs, memories)),
-            patience: (!self.drill).then_some(PATIENCE),
-        };
-        self.latest = estimate(&known, &pending, slots);
+        let percent = percent(jobs, memories);
+        self.known.this_run = memories.values().filter_map(|m| m.took).collect();
+        self.known.errors = self.errors_at(percent);
+        self.latest = estimate(&self.known, &pending, slots).map(Arc::new);
         self.names = open.into_iter().map(|(job, _)| job.name.clone()).collect();
-        self.note(jobs, memories);
+        self.note(percent);
     }
 
     /// How wrong the model was in runs like this one when about so much was back.
@@ -146,12 +148,11 @@ impl Forecast {
         all.map(|(_, error)| *error).collect()
     }
 
-    /// Notes the estimate where it is to be checked.
-    fn note(&mut self, jobs: &[Job], memories: &Memories) {
+    /// Notes the estimate, made when so much was back, where it is to be checked.
+    fn note(&mut self, percent: i64) {
         let Some(end) = self.latest.as_ref().and_then(|latest| latest.end.as_ref()) else {
             return;
         };
-        let percent = percent(jobs, memories);
         let reached = CHECKED.iter().filter(|at| i64::from(**at) <= percent).max().copied();
         if let Some(at_percent) = reached
             && self.noted.iter().all(|noted| noted.at_percent < at_percent)
@@ -161,12 +162,20 @@ impl Forecast {
         }
     }
 
-    /// What a Site is to say now, before it is told anything.
-    pub fn first(&mut self, site: &str, now: Time) -> Option<Promise> {
-        let left = self.of(site)?;
-        let promise = Promise::of(left, None, now);
-        self.told.insert(site.to_owned(), (promise, Instant::now()));
-        Some(promise)
+    /// What each of these Sites is to say now, before it is told anything.
+    pub fn first(&mut self, sites: &[&str], now: Time) -> Vec<Option<Promise>> {
+        let end = self.latest.as_ref().and_then(|latest| latest.end.as_ref());
+        let left: HashMap<&str, Left> = end.map_or_else(HashMap::new, |end| {
+            self.names.iter().map(String::as_str).zip(end.sites.iter().copied()).collect()
+        });
+        let promise = |site: &&str| Some(Promise::of(*left.get(site)?, None, now));
+        let promises: Vec<Option<Promise>> = sites.iter().map(promise).collect();
+        for (site, promise) in sites.iter().zip(&promises) {
+            if let Some(promise) = promise {
+                self.told.insert((*site).to_owned(), (*promise, Instant::now()));
+            }
+        }
+        promises
     }
 
     /// The Sites that are to say something else than they do, the first in the queue first.
@@ -190,11 +199,6 @@ impl Forecast {
             self.told.insert(name.clone(), (*promise, Instant::now()));
         }
         all
-    }
-
-    fn of(&self, site: &str) -> Option<Left> {
-        let at = self.names.iter().position(|name| name == site)?;
-        self.latest.as_ref()?.end.as_ref()?.sites.get(at).copied()
     }
 
     /// What is worth keeping of a Restore that has just ended. None: nothing was measured.

@@ -45,7 +45,8 @@ fn run(seconds: u64, drill: bool) -> RunTimings {
 }
 
 fn p50(forecast: &Forecast) -> Option<u64> {
-    let End { all, .. } = forecast.latest()?.end.as_ref()?;
+    let latest = forecast.latest()?;
+    let End { all, .. } = latest.end.as_ref()?;
     Some(all.p50.as_secs())
 }
 
@@ -83,7 +84,7 @@ fn a_site_is_told_once_until_it_has_moved() {
     let now: Time = serde_json::from_value(json!("2026-11-23T07:00:00Z")).unwrap();
     let mut forecast = Forecast::from(&[run(100, false)], false);
     forecast.look(&jobs, &memories, &stages, 1);
-    let first = forecast.first("a", now).unwrap();
+    let first = forecast.first(&["a"], now)[0].unwrap();
     assert!(first.no_later > first.expected && first.expected > now);
     let told = forecast.news(now);
     assert_eq!(told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b"]);

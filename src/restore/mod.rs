@@ -280,7 +280,7 @@ impl Room {
         told: Told,
     ) -> Result<Decision> {
         let standings = wanted.standings(told.standings);
-        let decision = decide::report(facts, &standings, told.estimate.as_ref(), self.ctx.now());
+        let decision = decide::report(facts, &standings, told.estimate.as_deref(), self.ctx.now());
         *kept.standings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = standings;
         self.count().await;
         write(&self.ctx, facts, &decision).await?;

@@ -1,6 +1,7 @@
 //! The course of one Restore through its sites: who is next, who waits, who is done.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -68,13 +69,13 @@ pub struct Told {
     /// Each site, in the order of the jobs.
     pub standings: Vec<Standing>,
     /// What is expected of those that are not done.
-    pub estimate: Option<Estimate>,
+    pub estimate: Option<Arc<Estimate>>,
 }
 
 impl Told {
     /// As it is now.
     pub fn of(jobs: &[Job], memories: &Memories, forecast: &Forecast) -> Self {
-        Self { standings: standings(jobs, memories), estimate: forecast.latest().cloned() }
+        Self { standings: standings(jobs, memories), estimate: forecast.latest() }
     }
 }
 
@@ -264,11 +265,13 @@ impl Course<'_> {
         // With their places the estimates are others.
         self.forecast.look_again(self.jobs, self.memories, &self.work.stages, self.slots);
         let (gated, now) = (self.gated, self.work.ctx.now());
+        let jobs: Vec<&Job> =
+            self.jobs.iter().filter(|job| new.contains(job.name.as_str())).collect();
+        let sites: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
         let mut all = vec![];
-        for job in self.jobs.iter().filter(|job| new.contains(job.name.as_str())) {
+        for (job, promise) in jobs.into_iter().zip(self.forecast.first(&sites, now)) {
             let prepared = self.memories.get(&job.name).and_then(|m| m.prepared.clone());
             let Some(prepared) = prepared else { continue };
-            let promise = self.forecast.first(&job.name, now);
             all.push(async move { (job, gated.tell_place(job, &prepared, promise).await) });
         }
         let mut all = stream::iter(all).buffer_unordered(PREPARING);

@@ -6,8 +6,8 @@ use super::decide::{Facts, Job, Phase, Standing};
 use super::drill;
 use super::part::AppPart;
 use crate::api::{
-    Backup, ConditionType, Conditions, EntityPhase, PlanBackup, Reason, RequestState,
-    RestoreFailure, TargetKind, VerifiedSite, names,
+    Backup, ConditionType, Conditions, EntityPhase, PlanBackup, Reason, RestoreFailure, TargetKind,
+    VerifiedSite, names,
 };
 use crate::cluster::Note;
 
@@ -104,7 +104,7 @@ fn of_request(facts: &Facts, name: &str) -> Source {
         return Source::Refused(Reason::NothingToRestore, message);
     };
     let status = request.status.clone().unwrap_or_default();
-    if !status.state.is_some_and(RequestState::is_final) {
+    if !status.has_ended() {
         let message = format!("the DeletionRequest {name} is still open: waits until it has ended");
         return Source::Waits(Reason::RequestStillOpen, message);
     }

@@ -8,7 +8,7 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBindin
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
-use reprieve::api::{Condition, ConditionType, Conditions as _, Site};
+use reprieve::api::{Backup, Condition, ConditionType, Conditions as _, Site};
 use reprieve::sandbox::Sandbox;
 use serde_json::{Value, json};
 
@@ -57,6 +57,43 @@ where
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// The name of a site.
+pub fn name(site: usize) -> String {
+    format!("site{site}")
+}
+
+/// Creates so many Sites, each with a namespace, of priorities in no order.
+pub async fn make_sites(client: &Client, sites: usize) -> Result<()> {
+    in_parallel((0..sites).flat_map(|site| {
+        let entity = json!({
+            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": {"name": name(site)},
+            "spec": {"id": format!("site-{site}"), "tenant": {"name": format!("Tenant {site}")},
+                     "priority": (site * 7919) % 1000},
+        });
+        let adopt = json!({ "reprieve.dev/adopt": name(site) });
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name(site), "annotations": adopt}});
+        [
+            post(client, "/apis/reprieve.dev/v1alpha1/sites".to_owned(), entity),
+            post(client, "/api/v1/namespaces".to_owned(), namespace),
+        ]
+    }))
+    .await
+}
+
+/// Backs up every site, and waits until all of it is verified.
+pub async fn back_up(client: &Client, sites: usize) -> Result<()> {
+    in_parallel((0..sites).map(|site| {
+        let backup = json!({
+            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup", "metadata": {"name": name(site)},
+            "spec": {"siteRef": {"name": name(site)}},
+        });
+        post(client, "/apis/reprieve.dev/v1alpha1/backups".to_owned(), backup)
+    }))
+    .await?;
+    until(client, Backup::is_verified, sites).await
 }
 
 /// Takes the guard away, deletes every Site and its namespace, and puts the guard back.

@@ -11,12 +11,12 @@ use chrono::{DateTime, Utc};
 use clap::Parser;
 use kube::Client;
 use kube::api::{Api, PostParams};
-use reprieve::api::{Backup, ConditionType, Conditions as _, Restore, RestoreStatus, Site};
+use reprieve::api::{ConditionType, Conditions as _, Restore, RestoreStatus, Site};
 use reprieve::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 
 mod common;
-use common::{PATIENCE, in_parallel, lose, post, ready, until};
+use common::{PATIENCE, back_up, in_parallel, lose, make_sites, name, post, ready, until};
 
 /// When so much of the objects is back, in percent, it is asked.
 const ASKED: [i64; 3] = [10, 50, 90];
@@ -109,10 +109,6 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn name(site: usize) -> String {
-    format!("site{site}")
-}
-
 /// From 3 to 300 objects, evenly over the orders of magnitude.
 fn size(site: usize, sites: usize) -> usize {
     let part = site as f64 / sites.saturating_sub(1).max(1) as f64;
@@ -120,21 +116,7 @@ fn size(site: usize, sites: usize) -> usize {
 }
 
 async fn make(client: &Client, sites: usize) -> Result<usize> {
-    in_parallel((0..sites).flat_map(|site| {
-        let entity = json!({
-            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": {"name": name(site)},
-            "spec": {"id": format!("site-{site}"), "tenant": {"name": format!("Tenant {site}")},
-                     "priority": (site * 7919) % 1000},
-        });
-        let adopt = json!({ "reprieve.dev/adopt": name(site) });
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": name(site), "annotations": adopt}});
-        [
-            post(client, "/apis/reprieve.dev/v1alpha1/sites".to_owned(), entity),
-            post(client, "/api/v1/namespaces".to_owned(), namespace),
-        ]
-    }))
-    .await?;
+    make_sites(client, sites).await?;
     let all: Vec<(String, Value)> =
         (0..sites).flat_map(|site| (0..size(site, sites)).map(move |n| object(site, n))).collect();
     let number = all.len();
@@ -161,18 +143,6 @@ fn object(site: usize, n: usize) -> (String, Value) {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("config-{n}")},
             "data": {"text": text}}),
     )
-}
-
-async fn back_up(client: &Client, sites: usize) -> Result<()> {
-    in_parallel((0..sites).map(|site| {
-        let backup = json!({
-            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup", "metadata": {"name": name(site)},
-            "spec": {"siteRef": {"name": name(site)}},
-        });
-        post(client, "/apis/reprieve.dev/v1alpha1/backups".to_owned(), backup)
-    }))
-    .await?;
-    until(client, Backup::is_verified, sites).await
 }
 
 /// Seconds until everything was verified, and what was said on the way.

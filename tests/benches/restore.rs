@@ -21,13 +21,15 @@ use clap::Parser;
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use reprieve::api::names::OPERATOR_USER;
-use reprieve::api::{Backup, ConditionType, Conditions as _, Restore, Site};
+use reprieve::api::{ConditionType, Conditions as _, Restore, Site};
 use reprieve::sandbox::audit::AuditRecord;
 use reprieve::sandbox::{Operator, Options, Sandbox};
 use serde_json::{Value, json};
 
 mod common;
-use common::{IN_FLIGHT, PATIENCE, in_parallel, lose, post, ready, until};
+use common::{
+    IN_FLIGHT, PATIENCE, back_up, in_parallel, lose, make_sites, name, post, ready, until,
+};
 
 /// Objects of a site, its namespace not counted.
 const OBJECTS: usize = 20;
@@ -163,10 +165,6 @@ async fn measure(sites: usize, args: &Args) -> Result<Measured> {
     Ok(Measured { sites, plain, written, verified, p99, peak, stored })
 }
 
-fn name(site: usize) -> String {
-    format!("site{site}")
-}
-
 /// The objects of a site: accounts, roles, configs, secrets, services, deployments without replicas
 /// and a claim. Two of them the operator would make itself: the account of Apps and its binding.
 fn objects(site: usize) -> Vec<(String, Value)> {
@@ -258,36 +256,9 @@ fn objects(site: usize) -> Vec<(String, Value)> {
 
 /// Sites and namespaces first, then all that is in them.
 async fn plain_loop(client: &Client, sites: usize) -> Result<()> {
-    in_parallel((0..sites).flat_map(|site| {
-        let id = format!("site-{site}");
-        let tenant = format!("Tenant {site}");
-        let priority = (site * 7) % 1000;
-        let entity = json!({
-            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": {"name": name(site)},
-            "spec": {"id": id, "tenant": {"name": tenant}, "priority": priority},
-        });
-        let adopt = json!({ "reprieve.dev/adopt": name(site) });
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name(site), "annotations": adopt}});
-        [
-            post(client, "/apis/reprieve.dev/v1alpha1/sites".to_owned(), entity),
-            post(client, "/api/v1/namespaces".to_owned(), namespace),
-        ]
-    }))
-    .await?;
+    make_sites(client, sites).await?;
     let all = (0..sites).flat_map(objects);
     in_parallel(all.map(|(path, object)| post(client, path, object))).await
-}
-
-async fn back_up(client: &Client, sites: usize) -> Result<()> {
-    in_parallel((0..sites).map(|site| {
-        let backup = json!({
-            "apiVersion": "reprieve.dev/v1alpha1", "kind": "Backup", "metadata": {"name": name(site)},
-            "spec": {"siteRef": {"name": name(site)}},
-        });
-        post(client, "/apis/reprieve.dev/v1alpha1/backups".to_owned(), backup)
-    }))
-    .await?;
-    until(client, Backup::is_verified, sites).await
 }
 
 type Bystander = tokio::task::JoinHandle<Result<Vec<Duration>>>;

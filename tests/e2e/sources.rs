@@ -2,13 +2,13 @@
 //! tool makes Sites and Apps anew. The operator runs under its own account with the guard in force.
 //! The oracle is the digest and the UID of every object.
 
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::user::{Snapshot, User, condition, expect, expect_condition, request, sample};
+use crate::user::{
+    Snapshot, User, condition, copy_folder, expect, expect_condition, request, sample,
+};
 use reprieve::api::names;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
@@ -131,19 +131,6 @@ impl Drop for GitOps {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).expect("it can be copied");
-        }
-    }
-}
-
 struct Before {
     acme: Snapshot,
     bolt: Snapshot,
@@ -194,7 +181,7 @@ async fn a_fleet_comes_back_from_its_store_alone() {
     drop(operator);
     step("a fleet, backed up, with one site purged");
     let new = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await.expect("another cluster");
-    copy(&old.store_dir(), &new.store_dir());
+    copy_folder(&old.store_dir(), &new.store_dir());
     old.stop().expect("the cluster is gone");
     let mut operator = start(&new).await;
     let admin = User::admin(&new);

@@ -124,13 +124,7 @@ async fn a_crash_after_every_write_changes_nothing() {
     stage.ask("gone", "acme").await;
     stage.approve("gone").await;
     let crashes = crash_at_each(&mut stage, async |stage| {
-        stage.until_state("gone", "Completed").await;
-        // Until its finalizer is off too.
-        stage
-            .until::<DeletionRequest>("", "gone", "no finalizer", |live| {
-                live["metadata"]["finalizers"].is_null()
-            })
-            .await;
+        stage.until_ended("gone", "Completed").await;
     })
     .await;
     step("a deletion", crashes);
@@ -261,12 +255,7 @@ async fn a_crash_after_every_write_of_a_hold_changes_nothing() {
     assert!(crashes >= 10, "{crashes}");
     stage.cancel("held").await;
     let crashes = crash_at_each(&mut stage, async |stage| {
-        stage.until_state("held", "Cancelled").await;
-        stage
-            .until::<DeletionRequest>("", "held", "no finalizer", |live| {
-                live["metadata"]["finalizers"].is_null()
-            })
-            .await;
+        stage.until_ended("held", "Cancelled").await;
         stage.until_settled("work").await;
     })
     .await;
@@ -279,12 +268,7 @@ async fn a_crash_after_every_write_of_a_hold_changes_nothing() {
     stage.ask_for("app-gone", "App", "app-work", 10).await;
     stage.approve("app-gone").await;
     let crashes = crash_at_each(&mut stage, async |stage| {
-        stage.until_state("app-gone", "Completed").await;
-        stage
-            .until::<DeletionRequest>("", "app-gone", "no finalizer", |live| {
-                live["metadata"]["finalizers"].is_null()
-            })
-            .await;
+        stage.until_ended("app-gone", "Completed").await;
     })
     .await;
     step("the deletion of an App", crashes);

@@ -3,14 +3,13 @@
 //! its old UIDs. Nothing is purged a second time.
 
 use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
 use reprieve::api::{DeletionRequest, Site};
 use reprieve::sandbox::Program;
 
 use crate::stage::{PATIENCE, Stage};
-use crate::user::{condition, http};
+use crate::user::{condition, copy_folder, http};
 
 /// In the order in which they stop; they start the other way round.
 const CONTROL_PLANE: [Program; 3] = [Program::ControllerManager, Program::ApiServer, Program::Etcd];
@@ -34,7 +33,7 @@ async fn an_executed_request_does_not_run_twice() {
             .await;
     }
     stop(&mut stage).await;
-    copy(&data, &snapshot);
+    copy_folder(&data, &snapshot);
     start(&mut stage).await;
     stage.until_state("gone-back", "Completed").await;
     stage.until_state("gone-other", "Completed").await;
@@ -79,17 +78,4 @@ async fn start(stage: &mut Stage) {
     }
     stage.free_lease().await;
     stage.operator.process_mut().start().expect("it starts");
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("a copy");
-        }
-    }
 }

@@ -136,6 +136,15 @@ impl Stage {
         live
     }
 
+    /// Waits for a request's end in this state, its finalizer off too.
+    pub async fn until_ended(&self, request: &str, state: &str) {
+        self.until_state(request, state).await;
+        self.until::<DeletionRequest>("", request, "no finalizer", |live| {
+            live["metadata"]["finalizers"].is_null()
+        })
+        .await;
+    }
+
     /// Begins to restore what a request purged.
     pub async fn bring_back(&self, restore: &str, request: &str) {
         self.create(json!({

@@ -143,7 +143,7 @@ impl Stage<'_> {
                     return Ok(Look::Done(status));
                 }
                 let seen = describe(name, &status);
-                if status.state.is_some_and(RequestState::is_final) {
+                if status.has_ended() {
                     return Ok(Look::Never(seen));
                 }
                 let (done, total) = done(&status);

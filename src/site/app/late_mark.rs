@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use kube::api::Api;
 use serde_json::json;
 
-use crate::api::{App, DeletionRequest, Reason, RequestState};
+use crate::api::{App, DeletionRequest, Reason};
 use crate::cluster::{Context, During, Exact, Note, Result, patch_status_exact};
 
 /// Takes the mark of a request off an App, if that request has ended: an open one is held by its
@@ -24,9 +24,8 @@ pub async fn take_off(ctx: &Context, app: &App) -> Result<bool> {
     let request = &deletion.request_ref.name;
     let requests: Api<DeletionRequest> = Api::all(ctx.client.clone());
     let live = requests.get_opt(request).await.during(format!("read DeletionRequest {request}"))?;
-    let live = live.filter(|live| live.uid().as_ref() == Some(&deletion.request_uid));
-    let state = live.map(|live| live.status.and_then(|status| status.state));
-    if state.is_some_and(|state| !state.is_some_and(RequestState::is_final)) {
+    let same = |live: &&DeletionRequest| live.uid().as_ref() == Some(&deletion.request_uid);
+    if live.as_ref().filter(same).is_some_and(|live| !live.has_ended()) {
         return Ok(false);
     }
     let (namespace, name) = (app.namespace().unwrap_or_default(), app.name_any());
