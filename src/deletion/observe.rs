@@ -297,20 +297,23 @@ pub(super) async fn observe(
         guard = observe_guard(ctx, &probe_targets(&request, &sites, planned)).await?;
     }
     let next = next_entity(planned).filter(|_| state == RequestState::Purging);
-    match next.map(|e| (e, e.namespaces.first())) {
-        Some((entity, Some(namespace))) if entity.kind == TargetKind::App => {
-            if let Some(app) = apps.get_mut(&(namespace.name.clone(), entity.name.clone()))
-                && let Some(site) = sites.get(&app.site)
-            {
-                read_app(ctx, store, app, site).await?;
-            }
+    let is_next = |kind, name: &str| next.is_some_and(|e| e.kind == kind && e.name == name);
+    let holds = matches!(state, RequestState::Held | RequestState::Purging);
+    for ((namespace, name), app) in &mut apps {
+        let is_next = is_next(TargetKind::App, name)
+            && next.is_some_and(|e| e.namespaces.iter().any(|n| n.name == *namespace));
+        // Of one that was deleted past the guard only its objects tell whether it begins to go.
+        let asked = app.past_guard && holds && !wants_to_end(&request);
+        if (is_next || asked)
+            && let Some(site) = sites.get(&app.site)
+        {
+            read_app(ctx, store, app, site).await?;
         }
-        Some((entity, _)) => {
-            if let Some(site) = sites.get_mut(&entity.name) {
-                read_digest(ctx, site).await?;
-            }
+    }
+    for (name, site) in &mut sites {
+        if is_next(TargetKind::Site, name) {
+            read_digest(ctx, site).await?;
         }
-        None => {}
     }
     let mut facts = Facts {
         request,

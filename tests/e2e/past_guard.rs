@@ -418,6 +418,12 @@ async fn expires_end(stage: &Stage, (before, uid, request): (Snapshot, String, S
 async fn approved(stage: &mut Stage) {
     let before = stage.snapshot("cato").await;
     let others = stage.snapshot("bolt").await;
+    let extra = small_app(1).replace("wiki", "extra");
+    stage.admin.apply(&extra).worked();
+    stage.ready("app extra -n small-1");
+    stage.delete("app extra -n small-1");
+    let extra = stage.request_of("app extra -n small-1");
+    stage.admin.until_state(&extra, "AwaitingApproval");
     stage.delete("site cato");
     stage.delete("app shop -n cato");
     let request = stage.request_of("site cato");
@@ -436,6 +442,9 @@ async fn approved(stage: &mut Stage) {
     expect("state", "AwaitingApproval", &live["status"]["state"], &live);
     let (name, approver) = &stage.approvers[2];
     approver.approve(&request, name).worked();
+    for (name, approver) in &stage.approvers {
+        approver.approve(&extra, name).worked();
+    }
     stage.admin.until_state(&request, "Held");
     let live = stage.admin.until(&format!("dreq {request}"), "a running window", |live| {
         condition(live, "RetentionElapsed").starts_with("False WindowRunning")
@@ -449,6 +458,12 @@ async fn approved(stage: &mut Stage) {
     for what in ["site cato", "namespace cato"] {
         stage.admin.kubectl(&format!("get {what}")).failed(&["(NotFound)"]);
     }
+    // A single App goes the same way, and its Site and the App beside it stay.
+    stage.admin.until_state(&extra, "Completed");
+    for what in ["app extra -n small-1", "configmap extra -n small-1"] {
+        stage.admin.kubectl(&format!("get {what}")).failed(&["(NotFound)"]);
+    }
+    stage.admin.kubectl("get app/wiki configmap/wiki -n small-1 -o name").worked();
     // It stays away, also over a restart.
     stage.restart().await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -226,11 +226,8 @@ pub fn stands_still(
     );
     let request = told.and_then(|told| told.request_ref.as_ref()).map(|r| &r.name);
     let message = match (request, told.is_some(), kind) {
-        (Some(request), _, TargetKind::Site) => format!(
+        (Some(request), ..) => format!(
             "{begins}. To keep it: kubectl delete dreq {request} (it is then created anew, around what is there). To let it go, it has to be approved like any other: kubectl get dreq {request}"
-        ),
-        (Some(request), _, TargetKind::App) => format!(
-            "{begins}. It is created anew when DeletionRequest {request} has ended, which is at once: single Apps cannot be deleted yet"
         ),
         (None, true, TargetKind::App) => {
             format!("{begins}. It is created anew, if its Site stays: see the Site")
@@ -245,17 +242,9 @@ pub fn stands_still(
 
 /// The text of the request's `spec.reason`.
 pub fn reason(kind: TargetKind, name: &str, terminating: Time) -> String {
-    let ends = match kind {
-        TargetKind::Site => {
-            "Approve it only if the site shall go. If not, delete or reject this request, and the Site is created anew around what is there"
-        }
-        TargetKind::App => {
-            "Single Apps cannot be deleted yet, so that this request is refused, and the App created anew around what is there"
-        }
-    };
     let name: String = name.chars().take(253).collect();
     format!(
-        "{kind} {name} was deleted past the guard at {terminating}, and nobody knows by whom (the API server's audit log does). {ends}"
+        "{kind} {name} was deleted past the guard at {terminating}, and nobody knows by whom (the API server's audit log does). Approve it only if the {kind} shall go. If not, delete or reject this request, and the {kind} is created anew around what is there"
     )
 }
 

@@ -530,7 +530,7 @@ fn the_message_says_what_to_do() {
     assert!(asked.contains("kubectl delete dreq unexpected-delete-x"), "{asked}");
     assert!(asked.contains("nothing of the tenant is touched"), "{asked}");
     let app = message(TargetKind::App, Some(&told(Some("unexpected-delete-y"))));
-    assert!(app.contains("cannot be deleted yet"), "{app}");
+    assert!(app.contains("kubectl delete dreq unexpected-delete-y"), "{app}");
     assert!(message(TargetKind::Site, None).contains("is being opened"));
     assert_eq!(stands_still(TargetKind::Site, "acme", false, false, None), None);
     let text = reason(TargetKind::App, &"a".repeat(253), now());
