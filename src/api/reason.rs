@@ -97,8 +97,6 @@ reasons! {
     PlanTooLarge,
     /// The entity is being deleted, restored or is not Active.
     EntityNotActive,
-    /// This kind of deletion is not built yet.
-    KindNotSupported,
 
     // Gate 2, blast radius.
     /// Within every limit.
@@ -107,6 +105,8 @@ reasons! {
     BlastRadiusExceeded,
     /// More entities than the default limit, and no `override`.
     OverrideRequired,
+    /// An `override` where nothing needs one.
+    OverrideNotNeeded,
     /// The window asked for is outside the policy's bounds.
     RetentionOutOfBounds,
     /// As many entities went lately, over all requests, as the rolling limit allows.

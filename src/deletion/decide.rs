@@ -167,7 +167,10 @@ fn before_quorum(facts: &Facts, mut status: DeletionRequestStatus, now: Time) ->
         facts,
         plan: &plan,
         head: &head,
-        state: RequestState::AwaitingApproval,
+        state: match before {
+            Some(_) => RequestState::AwaitingApproval,
+            None => RequestState::Planning,
+        },
         approvals: &approvals,
         remarks: &remarks,
         retention: None,

@@ -254,6 +254,19 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
             ),
         );
     }
+    // A new plan of the same request may need none any more; who asked could not know.
+    if spec.r#override.is_some()
+        && case.state == RequestState::Planning
+        && count <= soft
+        && first_bare(case).is_none()
+    {
+        return Verdict::closed(
+            Reason::OverrideNotNeeded,
+            format!(
+                "spec.override is for more than {soft} {kind}s, or for a disk that nothing protects, and this request needs none: make it again without"
+            ),
+        );
+    }
     let own = spec.max_entities.unwrap_or(soft);
     if count > own {
         return Verdict::closed(

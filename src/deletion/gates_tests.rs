@@ -237,6 +237,25 @@ fn blast_radius() {
 }
 
 #[test]
+fn an_override_without_need_is_refused_when_it_is_asked_for() {
+    let table = [
+        (10, RequestState::Planning, Reason::OverrideNotNeeded),
+        (11, RequestState::Planning, Reason::WithinLimits),
+        // Who asked could not know what a later plan needs.
+        (10, RequestState::AwaitingApproval, Reason::WithinLimits),
+        (10, RequestState::Purging, Reason::WithinLimits),
+    ];
+    for (n, state, expected) in table {
+        let mut gated = gated(n);
+        gated.state = state;
+        gated.facts.request.spec.r#override = overridden();
+        gated.facts.request.spec.max_entities = Some(11);
+        let verdict = gated.gate(ConditionType::WithinBlastRadius);
+        assert_eq!(verdict.reason, expected, "{n} {state:?}: {}", verdict.message);
+    }
+}
+
+#[test]
 fn the_window_asked_for_is_within_the_policys_bounds() {
     for (seconds, open) in [(9, false), (10, true), (1000, true), (1001, false), (-1, false)] {
         let mut gated = gated(1);

@@ -33,6 +33,7 @@ pub(super) fn approvals() -> GuardPolicy {
                 "digest",
                 "oldObject == null ? '' : oldObject.?status.?plan.?digest.orValue('')",
             ),
+            ("state", "oldObject == null ? '' : oldObject.?status.?state.orValue('')"),
             ("requestedBy", "variables.before[?'$ANNOTATION_REQUESTED_BY'].orValue('')"),
             // In a variable, because variables are evaluated only when they are reached.
             (
@@ -106,6 +107,16 @@ pub(super) fn approvals() -> GuardPolicy {
                     + ': that needs the RBAC verb $VERB_APPROVE on deletionrequests.$GROUP. An \
                     administrator gives it: kubectl create clusterrolebinding <name> \
                     --clusterrole=$APPROVER_ROLE --user=' + variables.user",
+            },
+            Check {
+                what: "An approval or a rejection in a DeletionRequest that has ended",
+                who: "nobody",
+                allow: "variables.cast.size() == 0
+                    || !(variables.state in ['Completed', 'Refused', 'Expired', 'Cancelled'])",
+                message: "the DeletionRequest has ended",
+                explain: "'DeletionRequest ' + request.name + ' has ended (' + variables.state
+                    + '): nothing in it can be approved or rejected any more. If the deletion is \
+                    still wanted, make a new one: kubectl create -f <file>'",
             },
             Check {
                 what: "An approval before there is a plan",
@@ -191,4 +202,25 @@ pub(super) fn set_requested_by() -> GuardPolicy {
                     value: request.userInfo.username}])",
     }
     .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RequestState;
+
+    #[test]
+    fn the_states_of_a_request_that_has_ended_are_all_named() {
+        let policy = format!("{:?}", approvals());
+        use RequestState as S;
+        let all = [S::Planning, S::AwaitingApproval, S::Held, S::Purging];
+        let all = [all, [S::Completed, S::Refused, S::Expired, S::Cancelled]].concat();
+        let ended: Vec<String> = all
+            .into_iter()
+            .filter(|state| state.is_final())
+            .map(|state| format!("'{state:?}'"))
+            .collect();
+        let list = format!("in [{}]", ended.join(", "));
+        assert!(policy.contains(&list), "expected {list} in {policy}");
+    }
 }

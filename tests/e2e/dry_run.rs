@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::user::{User, condition, expect_condition, http, request, sample};
+use crate::user::{User, expect_condition, http, request, sample};
 use reprieve::cli::rules::rules;
 use reprieve::sandbox::{Operator, Sandbox};
 use serde_json::{Value, json};
@@ -88,7 +88,7 @@ async fn a_dry_run_says_what_would_go() {
 
     what_the_plan_says(&admin, &alice, &bob);
     of_two_policies_or_none(&admin, &alice);
-    windows_and_overrides(&alice);
+    windows_and_overrides(&alice, &bob);
     ids_of_every_sort(&alice);
     the_largest_refusal(&alice);
     // One that is open: it has gates that are closed.
@@ -191,7 +191,7 @@ fn of_two_policies_or_none(admin: &User, alice: &User) {
     }
 }
 
-fn windows_and_overrides(alice: &User) {
+fn windows_and_overrides(alice: &User, bob: &User) {
     let of = |name: &str, fields: Value| {
         let mut object = request(name, "Site", &["site-2".to_owned()]);
         let spec = object["spec"].as_object_mut().expect("a spec");
@@ -207,12 +207,15 @@ fn windows_and_overrides(alice: &User) {
     alice.create(&of("short", json!({"retentionSeconds": 9}))).worked();
     let live = alice.until_state("short", "Refused");
     expect_condition(&live, "WithinBlastRadius", &["False RetentionOutOfBounds", "10"]);
-    // A justification of nothing, and one without need: allowed, and it asks for one approval more.
+    // A justification of nothing, and one without need.
     let said = alice.create(&of("why", json!({"override": {"justification": " "}})));
     said.failed(&["spec.override.justification"]);
-    alice.create(&of("why", json!({"override": {"justification": "to be sure"}}))).worked();
-    let live = alice.until_state("why", "AwaitingApproval");
-    assert_eq!(live["status"]["approvalsRequired"], 3, "{}", condition(&live, "Approved"));
+    alice.create(&of("needless", json!({"override": {"justification": "to be sure"}}))).worked();
+    let live = alice.until_state("needless", "Refused");
+    let words = ["False OverrideNotNeeded", "more than 10 Sites", "make it again without"];
+    expect_condition(&live, "WithinBlastRadius", &words);
+    alice.create(&of("why", json!({}))).worked();
+    alice.until_state("why", "AwaitingApproval");
     // The schema's bounds of the list, and edits of what is immutable.
     let many: Vec<String> = (0..1001).map(|n| format!("site-{n}")).collect();
     alice.create(&request("many", "Site", &many)).failed(&["must have at most 1000 items"]);
@@ -224,7 +227,11 @@ fn windows_and_overrides(alice: &User) {
     alice.run(&["patch", "dreq", "why", "--type=merge", "-p", &cancel(true)], "").worked();
     let said = alice.run(&["patch", "dreq", "why", "--type=merge", "-p", &cancel(false)], "");
     said.failed(&["cancel cannot be taken back"]);
-    alice.until_state("why", "Cancelled");
+    let live = alice.until_state("why", "Cancelled");
+    // Too late.
+    let digest = live["status"]["plan"]["digest"].as_str().expect("a digest");
+    let said = bob.annotate("why", &format!("approval.reprieve.dev/bob={digest} bob"));
+    said.failed(&["has ended (Cancelled)", "make a new one"]);
 }
 
 /// An id is compared to the letter, whichever way it is looked up: a few are asked for one by one,

@@ -35,6 +35,11 @@ pub async fn plan(c: &Cluster, name: &str, digest: &str) {
     merge_status(&api, name, json!({"status": {"plan": plan}})).await.expect("a plan");
 }
 
+async fn state(c: &Cluster, name: &str, state: &str) {
+    let api: Api<DeletionRequest> = Api::all(c.operator.clone());
+    merge_status(&api, name, json!({"status": {"state": state}})).await.expect("a state");
+}
+
 async fn annotate(client: &Client, name: &str, key: &str, value: Value) -> kube::Result<()> {
     let api: Api<DeletionRequest> = Api::all(client.clone());
     merge(&api, name, json!({"metadata": {"annotations": {key: value}}})).await.map(drop)
@@ -127,6 +132,14 @@ pub async fn approvals(c: &Cluster) {
     let message = denied(p, approve(&c.bob, "ap", "bob", "sha256:d1 bob").await);
     assert!(message.contains("read the plan again: kubectl get dreq ap -o yaml"), "{message}");
     approve(&c.bob, "ap", "bob", "sha256:d2 bob").await.expect("bob approves the new plan");
+    // What has ended is over; what was said before stays.
+    state(c, "ap", "Expired").await;
+    for key in [names::APPROVAL_PREFIX, names::REJECTION_PREFIX] {
+        let late = json!("sha256:d2 carol smith");
+        let message = denied(p, annotate(&c.carol, "ap", &format!("{key}late"), late).await);
+        assert!(message.contains("has ended (Expired)"), "{message}");
+    }
+    annotate(&c.dave, "ap", "other", json!("y")).await.expect("the rest is free");
 }
 
 pub async fn rejections(c: &Cluster) {
