@@ -33,6 +33,8 @@ pub mod plan;
 mod policy;
 #[cfg(test)]
 mod production_tests;
+#[cfg(test)]
+mod properties_tests;
 pub mod purge;
 #[cfg(test)]
 mod random_tests;
