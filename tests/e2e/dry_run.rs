@@ -189,6 +189,15 @@ fn of_two_policies_or_none(admin: &User, alice: &User) {
         let live = alice.until_state(name, "Refused");
         expect_condition(&live, "ScopeValid", &[&["False"], &words[..]].concat());
     }
+    // Its policy goes midway.
+    let mut midway = request("midway", "Site", &["site-3".to_owned()]);
+    midway["spec"]["retentionSeconds"] = json!(86_400);
+    alice.create(&midway).worked();
+    alice.until_state("midway", "AwaitingApproval");
+    admin.kubectl("delete dpol strict").worked();
+    let live = alice.until_state("midway", "Refused");
+    let words = ["False PolicyNotFound", "Site cato", "\"strict\""];
+    expect_condition(&live, "ScopeValid", &words);
 }
 
 fn windows_and_overrides(alice: &User, bob: &User) {
