@@ -223,6 +223,12 @@ reasons! {
     NotEncrypted,
     /// The backup has expired, and its archive was deleted.
     BackupExpired,
+    /// A kept disk gets its former reclaim policy back at a certain time: nothing needs it any more.
+    DiskReleaseAnnounced,
+    /// What was announced of a kept disk does not happen: something needs it again.
+    DiskReleaseWithdrawn,
+    /// A kept disk got its former reclaim policy back.
+    DiskReleased,
     /// There is no such Site, or it is another one.
     SiteNotFound,
     /// The object store cannot be written or read.
