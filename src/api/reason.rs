@@ -221,6 +221,8 @@ reasons! {
     Encrypted,
     /// The archive is not encrypted: Secrets lie readable in the store.
     NotEncrypted,
+    /// The volume that a claim names is gone, or is another claim's.
+    DiskMissing,
     /// The backup has expired, and its archive was deleted.
     BackupExpired,
     /// A kept disk gets its former reclaim policy back at a certain time: nothing needs it any more.

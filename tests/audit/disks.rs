@@ -34,7 +34,8 @@ pub fn check(log: &Log<'_>) -> Vec<String> {
         let former = text(&was["metadata"]["annotations"]["reprieve.dev/former"]);
         let former: Value = serde_json::from_str(former).unwrap_or_default();
         if all(&former["requests"]).count() == 0 {
-            wrong.push(format!("I6: {name} is not kept any more, and nobody knows for what it was"));
+            wrong
+                .push(format!("I6: {name} is not kept any more, and nobody knows for what it was"));
         }
         let site = text(&was["metadata"]["labels"][KEPT]);
         for request in all(&former["requests"]).map(text) {
@@ -63,8 +64,8 @@ fn by_request(
     };
     let purged = all(&status["plan"]["entities"]).filter(of_site).any(|e| e["phase"] == "Purged");
     if !purged {
-        let ends = all(&status["conditions"])
-            .any(|c| c["type"] == "Succeeded" && c["status"] == "False");
+        let ends =
+            all(&status["conditions"]).any(|c| c["type"] == "Succeeded" && c["status"] == "False");
         return (!ends).then(|| format!("while its request was {}", status["state"]));
     }
     match time(&former["releaseTime"]) {
@@ -72,9 +73,8 @@ fn by_request(
         announced => return Some(format!("at {at}, and announced for {announced:?}")),
     }
     let left = log.backups.iter().find(|(name, history)| {
-        let ours = |live: &Value| {
-            text(&live["metadata"]["labels"]["reprieve.dev/request-uid"]) == uid
-        };
+        let ours =
+            |live: &Value| text(&live["metadata"]["labels"]["reprieve.dev/request-uid"]) == uid;
         before(history, at).is_some_and(ours) && !is_deleted(log.records, name, at)
     });
     left.map(|(name, _)| format!("and its backup {name} had not expired"))

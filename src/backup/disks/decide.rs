@@ -105,7 +105,10 @@ pub fn own_hindrance(disk: &Disk) -> Option<Hindrance> {
         return needed("it is being deleted".to_owned());
     }
     if let Some(why) = metadata["annotations"][names::ANNOTATION_KEEP_DISK].as_str() {
-        return needed(format!("its annotation {} asks for it: {why}", names::ANNOTATION_KEEP_DISK));
+        return needed(format!(
+            "its annotation {} asks for it: {why}",
+            names::ANNOTATION_KEEP_DISK
+        ));
     }
     let phase = disk.value["status"]["phase"].as_str().unwrap_or("in no phase");
     if !["Released", "Available"].contains(&phase) {

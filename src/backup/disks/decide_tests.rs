@@ -129,7 +129,10 @@ fn announced_then_waited_for_then_done() {
         let record = patch["metadata"]["annotations"]["reprieve.dev/former"].as_str().unwrap();
         let record: Former = serde_json::from_str(record).unwrap();
         assert_eq!(record.release_time, Some(at(57)));
-        assert_eq!((record.requests, record.reclaim_policy), (vec!["r".into()], Some("Delete".into())));
+        assert_eq!(
+            (record.requests, record.reclaim_policy),
+            (vec!["r".into()], Some("Delete".into()))
+        );
 
         let announced = disk(policy, Some(at(57)));
         for day in [50, 56] {
@@ -233,7 +236,8 @@ const HINDRANCES: &[Row] = &[
     (
         A,
         |_, f| {
-            let app = CataloguedApp { id: "a-1".into(), namespace: "acme".into(), name: "w".into() };
+            let app =
+                CataloguedApp { id: "a-1".into(), namespace: "acme".into(), name: "w".into() };
             let contents = Some(Contents { apps: vec![app], kinds: vec![] });
             shelf(f).listing.entries.push(CatalogueEntry { contents, ..entry("su", 2) });
         },
@@ -244,7 +248,12 @@ const HINDRANCES: &[Row] = &[
     (S, |_, f| f.restore = Some("back".into()), "Restore back runs", false),
     (S, |_, f| f.guard.push("not installed".into()), "guard is not in force", false),
     (S, |_, f| f.shelves.clear(), "store was not asked", false),
-    (S, |_, f| shelf(f).listing = Listing { entries: vec![], refused: vec![damaged()] }, "catalogue cannot", false),
+    (
+        S,
+        |_, f| shelf(f).listing = Listing { entries: vec![], refused: vec![damaged()] },
+        "catalogue cannot",
+        false,
+    ),
     (S, |_, f| shelf(f).expired.push("sites/s-1/x".into()), "still being taken away", false),
     (
         S,
@@ -274,7 +283,10 @@ fn each_hindrance_keeps_the_disk() {
                 Decision::Withdraw(patch, note) => {
                     assert!(needed && announced.is_some(), "row {row}");
                     let text = patch["metadata"]["annotations"]["reprieve.dev/former"].to_string();
-                    assert!(!text.contains("releaseTime") && note.note.contains(words), "row {row}");
+                    assert!(
+                        !text.contains("releaseTime") && note.note.contains(words),
+                        "row {row}"
+                    );
                 }
                 Decision::Keep(_) => assert!(!needed || announced.is_none(), "row {row}"),
                 other => panic!("row {row}: {other:?}"),
@@ -302,7 +314,11 @@ fn what_is_another_life_does_not_count() {
     later(&mut facts);
     facts.backups.push(backup("r", "Stalled"));
     facts.backups.push(backup("another", "Verified"));
-    shelf(&mut facts).archives.push(ArchiveFile { location: "x".into(), size: 7, modified: at(50) });
+    shelf(&mut facts).archives.push(ArchiveFile {
+        location: "x".into(),
+        size: 7,
+        modified: at(50),
+    });
     assert_eq!(hindrance(&disk("Delete", None), &facts), None);
     let mut facts = self::facts(A);
     later(&mut facts);
