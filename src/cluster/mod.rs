@@ -28,6 +28,7 @@ mod pages;
 pub mod readiness;
 pub mod restore_metrics;
 pub mod unexpected;
+pub mod volume;
 mod write;
 
 pub use clock::{api_server_time, clock_skew};

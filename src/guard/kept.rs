@@ -41,6 +41,8 @@ pub(super) fn kept_volumes() -> GuardPolicy {
             ("before", "oldObject == null ? {} : oldObject.metadata.?labels.orValue({})"),
             ("after", "object == null ? {} : object.metadata.?labels.orValue({})"),
             ("kept", "'$LABEL_KEPT' in variables.before"),
+            ("was", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
+            ("is", "object == null ? {} : object.metadata.?annotations.orValue({})"),
             (
                 "how",
                 "'. What it is kept for: kubectl get pv ' + request.name
@@ -75,6 +77,17 @@ pub(super) fn kept_volumes() -> GuardPolicy {
                 explain: "'the reclaim policy of PersistentVolume ' + request.name
                     + ' is changed by the operator only: its disk is kept for a Site'
                     + variables.how",
+            },
+            Check {
+                what: "The annotation `reprieve.dev/former` of a PersistentVolume, set, changed or removed",
+                who: "the operator",
+                allow: "variables.isOperator || request.operation == 'DELETE'
+                    || variables.was[?'$ANNOTATION_FORMER'] == variables.is[?'$ANNOTATION_FORMER']",
+                message: "the record of what a kept volume was before is the operator's",
+                explain: "'the annotation $ANNOTATION_FORMER of PersistentVolume ' + request.name
+                    + ' is written by the operator only: by it the volume gets its former reclaim \
+                    policy back. To keep its disk for good: kubectl annotate pv ' + request.name
+                    + ' reprieve.dev/keep-disk=why'",
             },
         ],
     }

@@ -40,6 +40,7 @@ mod site;
 mod source;
 mod statistics;
 mod taken;
+mod unbound;
 mod volume;
 
 use std::collections::HashMap;

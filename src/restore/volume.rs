@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::object::{Made, Maker, later};
 use crate::api::Reason;
 use crate::cluster::form::ObjectKey;
+use crate::cluster::volume::not_its_own;
 use crate::cluster::{Exact, patch_exact};
 
 impl Maker<'_> {
@@ -23,13 +24,12 @@ impl Maker<'_> {
         };
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let volume = api.get_opt(&name).await.map_err(|e| later(Reason::Progressing, &e))?;
-        let reference = volume.as_ref().and_then(|v| v.spec.as_ref()?.claim_ref.clone());
-        let own = reference.as_ref().is_some_and(|r| {
-            r.namespace == key.namespace && r.name.as_deref() == Some(key.name.as_str())
-        });
-        let (Some(volume), true) = (volume, own) else {
-            *notice =
-                Some(format!("its disk {name} is not there: the claim gets a new, empty one"));
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let missing = not_its_own(&name, volume.as_ref(), namespace, &key.name);
+        let (Some(volume), None) = (volume, &missing) else {
+            *notice = missing.map(|why| {
+                format!("{why}. The claim comes back without it and gets a new, empty one: bring the data back from a copy of the storage system before the site is used")
+            });
             if let Some(spec) = body["spec"].as_object_mut() {
                 spec.remove("volumeName");
             }

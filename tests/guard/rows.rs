@@ -433,6 +433,14 @@ fn kept(rows: &mut Vec<Row>) {
             .body(reclaim.clone())
             .may(&o),
     );
+    let former = json!({"metadata": {"annotations": {names::ANNOTATION_FORMER: "{}"}}});
+    for (what, volume) in [("kept volume's record", &kept), ("another volume's record", &free)] {
+        rows.push(row("B2", p, what, Form::Merge, volume).body(former.clone()).may(&o));
+    }
+    let keep = json!({"metadata": {"annotations": {names::ANNOTATION_KEEP_DISK: "audit"}}});
+    rows.push(
+        row("", p, "kept volume is to stay kept", Form::Merge, &kept).body(keep).may(&EVERYBODY),
+    );
     rows.push(
         row("", p, "another volume's reclaim policy", Form::Merge, &free)
             .body(reclaim)
