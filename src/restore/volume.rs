@@ -5,6 +5,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use super::object::{Made, Maker, later};
+use super::snapshot::Snapshot;
 use crate::api::Reason;
 use crate::cluster::form::ObjectKey;
 use crate::cluster::{Exact, patch_exact};
@@ -12,9 +13,13 @@ use crate::cluster::{Exact, patch_exact};
 impl Maker<'_> {
     /// Points a kept disk at the claim that is about to come back. The volume keeps the claim's
     /// name and loses its UID: with the whole reference cleared, any other claim could take it.
+    ///
+    /// Where the disk is not there any more, the claim gets a new one: from one of these snapshots,
+    /// where something is left of one.
     pub async fn free_volume(
         &self,
         key: &ObjectKey,
+        snapshots: &[Snapshot],
         body: &mut Value,
         notice: &mut Option<String>,
     ) -> Result<(), Made> {
@@ -28,12 +33,10 @@ impl Maker<'_> {
             r.namespace == key.namespace && r.name.as_deref() == Some(key.name.as_str())
         });
         let (Some(volume), true) = (volume, own) else {
-            *notice =
-                Some(format!("its disk {name} is not there: the claim gets a new, empty one"));
             if let Some(spec) = body["spec"].as_object_mut() {
                 spec.remove("volumeName");
             }
-            return Ok(());
+            return self.from_snapshot(key, &name, snapshots, body, notice).await;
         };
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         if phase != Some("Released") {
