@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::fixtures::{
-    APPS, CRDS, DRILLS, NAMESPACES, POLICIES, REQUESTS, RESTORES, SITES, SYSTEM, app, development,
-    drill, make, manifest, restore, site, uids,
+    APPS, BACKUPS, CRDS, DRILLS, NAMESPACES, POLICIES, REQUESTS, RESTORES, SITES, SYSTEM, app,
+    development, drill, make, manifest, restore, site, uids,
 };
 use super::table::{EVERYBODY, Form, Row, Senders, WITH_VERBS, Who, row};
 
