@@ -90,7 +90,7 @@ impl Maker<'_> {
 
     /// Has a claim whose disk is not there made from the newest of its snapshots of which something
     /// is left.
-    pub async fn from_snapshot(
+    pub async fn use_snapshot(
         &self,
         key: &ObjectKey,
         disk: &str,
@@ -270,71 +270,5 @@ impl Maker<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn content(name: &str, source: &str, time: i64) -> Content {
-        Content::of(&json!({
-            "metadata": {"name": name, "uid": "u", "resourceVersion": "1"},
-            "spec": {
-                "driver": "d", "deletionPolicy": "Retain", "source": {source: "h"},
-                "volumeSnapshotRef": {"namespace": "a", "name": "s", "uid": "old"},
-                "volumeSnapshotClassName": "fast",
-            },
-            "status": {"readyToUse": true, "snapshotHandle": "h", "creationTime": time},
-        }))
-    }
-
-    #[test]
-    fn the_content_that_a_snapshot_is_bound_to_again() {
-        let key: ObjectKey = "VolumeSnapshot.snapshot.storage.k8s.io/a/s".parse().unwrap();
-        let other: ObjectKey = "VolumeSnapshot.snapshot.storage.k8s.io/b/s".parse().unwrap();
-        let old = content("old", "volumeHandle", 1);
-        let new = content("new", "volumeHandle", 2);
-        let fixed = content("fixed", "snapshotHandle", 1);
-        let mut waits = content("waits", "snapshotHandle", 9);
-        waits.ready = false;
-        let all = [old, new, fixed, waits];
-        let chosen = |all: &[Content], key: &ObjectKey, named: Option<&str>| {
-            content_for(all, key, named).map(|c| c.exact.name.clone())
-        };
-        assert_eq!(chosen(&all, &key, None).as_deref(), Some("fixed"));
-        assert_eq!(chosen(&all[..2], &key, None).as_deref(), Some("new"));
-        assert_eq!(chosen(&all, &key, Some("old")).as_deref(), Some("old"));
-        assert_eq!(chosen(&all, &key, Some("waits")).as_deref(), Some("fixed"));
-        assert_eq!(chosen(&all[3..], &key, Some("waits")), None);
-        assert_eq!(chosen(&all, &other, None), None);
-    }
-
-    #[test]
-    fn a_second_content_names_the_snapshot_itself_and_the_place_and_no_uid() {
-        let made = second(&content("c", "volumeHandle", 1));
-        assert_eq!(made["spec"]["source"], json!({"snapshotHandle": "h"}));
-        assert_eq!(made["spec"]["deletionPolicy"], "Retain");
-        assert_eq!(made["spec"]["volumeSnapshotClassName"], "fast");
-        assert_eq!(made["spec"]["sourceVolumeMode"], Value::Null);
-        let reference = &made["spec"]["volumeSnapshotRef"];
-        assert_eq!((&reference["namespace"], &reference["name"]), (&json!("a"), &json!("s")));
-        assert_eq!(reference["uid"], Value::Null);
-        // The same after a crash, another one for another snapshot.
-        assert_eq!(made, second(&content("c", "volumeHandle", 9)));
-        let mut other = content("c", "volumeHandle", 1);
-        other.handle = Some("h2".to_owned());
-        assert_ne!(made["metadata"]["name"], second(&other)["metadata"]["name"]);
-    }
-
-    #[test]
-    fn the_claim_that_a_snapshot_was_taken_of() {
-        let of = |api_version: &str, source: Value| {
-            let object = json!({
-                "apiVersion": api_version, "kind": "VolumeSnapshot",
-                "metadata": {"name": "s", "namespace": "a"}, "spec": {"source": source},
-            });
-            claim_of(&super::super::fixtures::entry(&object)).map(|key| key.to_string())
-        };
-        let claim = || json!({"persistentVolumeClaimName": "data"});
-        assert_eq!(of(API_VERSION, claim()).as_deref(), Some("PersistentVolumeClaim/a/data"));
-        assert_eq!(of(API_VERSION, json!({"volumeSnapshotContentName": "c"})), None);
-        assert_eq!(of("example.com/v1", claim()), None);
-    }
-}
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -36,7 +36,7 @@ impl Maker<'_> {
             if let Some(spec) = body["spec"].as_object_mut() {
                 spec.remove("volumeName");
             }
-            return self.from_snapshot(key, &name, snapshots, body, notice).await;
+            return self.use_snapshot(key, &name, snapshots, body, notice).await;
         };
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         if phase != Some("Released") {
