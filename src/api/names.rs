@@ -42,6 +42,10 @@ pub const ANNOTATION_HOOK_OF: &str = "reprieve.dev/hook-of";
 /// object with what the fields were, and the UIDs of the DeletionRequests that it is held for; see
 /// `docs/deletion.md`.
 pub const ANNOTATION_FORMER: &str = "reprieve.dev/former";
+/// Annotation on a volume with the label `reprieve.dev/kept` by which people keep its disk for good:
+/// any value, best why. As long as it is there, the volume does not get its former reclaim policy
+/// back when the backup expires.
+pub const ANNOTATION_KEEP_DISK: &str = "reprieve.dev/keep-disk";
 
 /// Annotation on an existing namespace by which it consents to be taken in: the Site's name. And
 /// on an existing object, to be taken in by an App: the App's name.

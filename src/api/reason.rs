@@ -221,8 +221,16 @@ reasons! {
     Encrypted,
     /// The archive is not encrypted: Secrets lie readable in the store.
     NotEncrypted,
+    /// The volume that a claim names is gone, or is another claim's.
+    DiskMissing,
     /// The backup has expired, and its archive was deleted.
     BackupExpired,
+    /// A kept disk gets its former reclaim policy back at a certain time: nothing needs it any more.
+    DiskReleaseAnnounced,
+    /// What was announced of a kept disk does not happen: something needs it again.
+    DiskReleaseWithdrawn,
+    /// A kept disk got its former reclaim policy back.
+    DiskReleased,
     /// There is no such Site, or it is another one.
     SiteNotFound,
     /// The object store cannot be written or read.

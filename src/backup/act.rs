@@ -11,10 +11,11 @@ use super::decide::{Facts, Job, Outcome, Result as Made, lost};
 use crate::api::{
     ChangedObjects, LastBackup, Protection, ReadVersions, Reason, Site, VolumeProtection, names,
 };
-use crate::cluster::collect::{Collected, Freshness, Walk};
+use crate::cluster::collect::{Collected, Freshness, ObjectState, Walk};
 use crate::cluster::discover::Kinds;
 use crate::cluster::former::RETAIN;
 use crate::cluster::snapshots::{self, ClaimSnapshot, Content};
+use crate::cluster::volume::not_its_own;
 use crate::cluster::{Context, During, Error, Result};
 use crate::store::{
     ArchiveWriter, CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Entry, Expected,
@@ -52,6 +53,7 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         digest: written.manifest.root_digest.clone(),
         objects: clamp(written.manifest.count),
         bytes: clamp(written.size),
+        lost_disks: lost_disks(ctx, &read.claims).await.map_err(unseen)?,
         volumes: volumes(ctx, read.claims).await.map_err(unseen)?,
         versions: read.versions,
         changed: read.changed,
@@ -140,6 +142,7 @@ struct Read {
 struct Claim {
     name: String,
     volume: Option<String>,
+    bound: bool,
 }
 
 /// Writes all of a site, and looks what changed meanwhile.
@@ -153,6 +156,7 @@ async fn write(writer: &mut ArchiveWriter, mut walk: Walk, kinds: &Kinds) -> Res
             claims.push(Claim {
                 name: format!("{namespace}/{}", object.key.name),
                 volume: object.form["spec"]["volumeName"].as_str().map(str::to_owned),
+                bound: object.state == ObjectState::Ready,
             });
         }
         let entry = Entry {
@@ -169,6 +173,22 @@ async fn write(writer: &mut ArchiveWriter, mut walk: Walk, kinds: &Kinds) -> Res
     Ok(Read { claims, versions, changed, contents })
 }
 
+/// The claims whose volume is not there, or is another claim's, and what is so with each.
+async fn lost_disks(ctx: &Context, claims: &[Claim]) -> Result<Vec<String>> {
+    let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    let mut lost = vec![];
+    for claim in claims.iter().filter(|claim| !claim.bound) {
+        let (Some(volume), Some((namespace, name))) = (&claim.volume, claim.name.split_once('/'))
+        else {
+            continue;
+        };
+        let live = api.get_opt(volume).await.during(format!("read the volume {volume}"))?;
+        let why = not_its_own(volume, live.as_ref(), namespace, name);
+        lost.extend(why.map(|why| format!("claim {}: {why}", claim.name)));
+    }
+    Ok(lost)
+}
+
 /// How the disk of each claim is protected: kept, when its volume's reclaim policy is `Retain`;
 /// otherwise by a snapshot whose content is kept.
 async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtection>> {
@@ -178,7 +198,11 @@ async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtecti
         let mut protection = Protection::None;
         if let Some(volume) = &claim.volume {
             let live = api.get_opt(volume).await.during(format!("read the volume {volume}"))?;
-            if live.is_some_and(|live| is_kept_for(&live, &claim.name)) {
+            let (namespace, name) = claim.name.split_once('/').unwrap_or_default();
+            let own =
+                |v: &PersistentVolume| not_its_own(volume, Some(v), namespace, name).is_none();
+            let policy = live.filter(own).and_then(|v| v.spec?.persistent_volume_reclaim_policy);
+            if policy.as_deref() == Some(RETAIN) {
                 protection = Protection::RetainedDisk;
             }
         }
@@ -186,16 +210,6 @@ async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtecti
     }
     by_snapshots(ctx, &mut all).await?;
     Ok(all)
-}
-
-/// Whether a volume stays when this claim goes, and is this claim's.
-fn is_kept_for(volume: &PersistentVolume, claim: &str) -> bool {
-    let Some(spec) = &volume.spec else { return false };
-    let own = spec.claim_ref.as_ref().is_some_and(|r| {
-        let word = |word: &Option<String>| word.clone().unwrap_or_default();
-        format!("{}/{}", word(&r.namespace), word(&r.name)) == claim
-    });
-    own && spec.persistent_volume_reclaim_policy.as_deref() == Some(RETAIN)
 }
 
 /// Says of claims whose disk may go whether the content of a snapshot stays.

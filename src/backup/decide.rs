@@ -73,6 +73,8 @@ pub struct Result {
     pub bytes: i64,
     /// The claims, and how their disks are protected.
     pub volumes: Vec<VolumeProtection>,
+    /// The claims whose disk is not there, in words.
+    pub lost_disks: Vec<String>,
     /// At which resourceVersions the site was read.
     pub versions: ReadVersions,
     /// What changed while it was read.
@@ -259,6 +261,12 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
         0 => String::new(),
         n => format!("; {n} volumes are protected by nothing"),
     };
+    let lost = match result.lost_disks.as_slice() {
+        [] => String::new(),
+        [first, ..] => {
+            format!("; {} claims have lost their disk: {first}", result.lost_disks.len())
+        }
+    };
     let changed = match result.changed.count {
         0 => String::new(),
         n => format!("; {n} objects were changed while it was made, see status.changedObjects"),
@@ -267,7 +275,8 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
         0 => String::new(),
         n => format!("; {n} hooks did not end well, see status.hooks"),
     };
-    let message = format!("{} objects written and read back{bare}{changed}{hooks}", result.objects);
+    let message =
+        format!("{} objects written and read back{bare}{lost}{changed}{hooks}", result.objects);
     let conditions = &mut status.conditions;
     conditions.unset(ConditionType::Reconciling);
     conditions.unset(ConditionType::Stalled);
@@ -280,9 +289,24 @@ fn verified(facts: &Facts, result: &Result, now: Time) -> Decision {
             verified_time: now,
             objects: result.objects,
         }),
-        notes: vec![Note::normal(Reason::Verified, message)],
+        notes: lost_disks(result)
+            .into_iter()
+            .chain([Note::normal(Reason::Verified, message)])
+            .collect(),
         next: Next::Done,
     }
+}
+
+/// What is told of claims without their disks: a backup cannot give them back what was on them.
+fn lost_disks(result: &Result) -> Option<Note> {
+    if result.lost_disks.is_empty() {
+        return None;
+    }
+    let text = format!(
+        "{}. No backup holds what was on a disk, and a restore gives these claims new, empty ones: bring the data back from a copy of the storage system, or delete the claims if nobody needs it",
+        result.lost_disks.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
+    );
+    Some(Note::warning(Reason::DiskMissing, text))
 }
 
 fn write_down(status: &mut BackupStatus, facts: &Facts, result: &Result, now: Time) {

@@ -86,6 +86,7 @@ fn made_once_and_never_again() {
         objects: 3,
         bytes: 9,
         volumes: vec![],
+        lost_disks: vec![],
         versions: ReadVersions::default(),
         changed: ChangedObjects::default(),
         recipients: 0,

@@ -1,12 +1,15 @@
 //! Backups: a site's objects, found by discovery, written to the store and read back.
 //!
-//! Beside them: the schedules of Sites, which make Backups, and what expires.
+//! Beside them: the schedules of Sites, which make Backups, what expires, and the disks that were
+//! kept for it.
 //!
-//! This room must not change anything of a Site but what its status says of backups, and must delete
-//! nothing but Backups and archives that nobody needs.
+//! This room must not change anything of a Site but what its status says of backups, must delete
+//! nothing but Backups and archives that nobody needs, and must give no kept disk back to its former
+//! reclaim policy that a backup, a claim or a request may still need.
 
 mod act;
 pub mod decide;
+pub mod disks;
 pub mod expire;
 mod hooks;
 mod observe;

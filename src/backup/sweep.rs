@@ -1,4 +1,5 @@
-//! Takes out of the store what has expired, and out of the cluster the Backups that are too many.
+//! Takes out of the store what has expired, and out of the cluster the Backups that are too many;
+//! and then looks after the disks that were kept for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 
 use super::expire::{self, Needed, Owner, Verdict};
-use super::trim;
+use super::{disks, trim};
 use crate::api::{Backup, DeletionRequest, EntityPhase, Reason, Restore, Site, TargetKind, Time};
 use crate::cluster::{
     Context, During, Error, Exact, Note, Pages, Result, Shutdown, api_server_time, delete_exact,
@@ -38,6 +39,9 @@ pub async fn run(ctx: Context, store: Store, down: Shutdown) {
         loop {
             if let Err(error) = sweep(&ctx, &store).await {
                 tracing::warn!("no backup expires for now: {error}");
+            }
+            if let Err(error) = disks::look(&ctx, &store, disks::NOTICE_SECONDS).await {
+                tracing::warn!("no kept disk gets its former policy back for now: {error}");
             }
             tokio::time::sleep(PERIOD).await;
         }
@@ -168,7 +172,10 @@ async fn ask(ctx: &Context, id: &str) -> Result<Asked> {
 }
 
 /// A Restore that has not ended.
-async fn running(ctx: &Context) -> Result<Option<String>> {
+///
+/// # Errors
+/// A read that fails.
+pub(super) async fn running(ctx: &Context) -> Result<Option<String>> {
     let mut all = every::<Restore>(ctx, "list every Restore").await?.into_iter();
     let runs = |restore: &DeserializeGuard<Restore>| match &restore.0 {
         Ok(restore) => !restore.has_ended(),
@@ -177,7 +184,11 @@ async fn running(ctx: &Context) -> Result<Option<String>> {
     Ok(all.find(runs).map(|restore| restore.name_any()))
 }
 
-async fn requests(ctx: &Context) -> Result<Vec<DeletionRequest>> {
+/// Every DeletionRequest.
+///
+/// # Errors
+/// A read that fails, and one that cannot be parsed.
+pub(super) async fn requests(ctx: &Context) -> Result<Vec<DeletionRequest>> {
     let all = every::<DeletionRequest>(ctx, "list every DeletionRequest").await?;
     let all = all.into_iter().map(|request| {
         request.0.map_err(|error| Error::answer("read every DeletionRequest", error.error))
@@ -185,7 +196,11 @@ async fn requests(ctx: &Context) -> Result<Vec<DeletionRequest>> {
     all.collect()
 }
 
-async fn every<K>(ctx: &Context, doing: &str) -> Result<Vec<DeserializeGuard<K>>>
+/// Every object of a kind of ours.
+///
+/// # Errors
+/// A read that fails.
+pub(super) async fn every<K>(ctx: &Context, doing: &str) -> Result<Vec<DeserializeGuard<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {

@@ -135,6 +135,15 @@ pub fn rules() -> Vec<Rule> {
             runbook: "backups-failing",
         },
         Rule {
+            alert: "ReprieveDisksToBeReleased",
+            expr: r#"max(reprieve_kept_disks{state="announced"}) > 0"#.to_owned(),
+            pending: "",
+            severity: "warning",
+            summary: "{{ $value }} kept disks of purged sites are to get their former reclaim policy back",
+            description: "The last backup that needed them has expired. Where the former policy is Delete, the disk is then gone for good. The time is in the events and annotations of each volume, at least a week ahead.",
+            runbook: "disks-to-be-released",
+        },
+        Rule {
             alert: "ReprieveDrillFailed",
             expr: "max by (drill) (reprieve_drill_last_run_failed) == 1".to_owned(),
             pending: "",

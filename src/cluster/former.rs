@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::api::names;
+use crate::api::{Time, names};
 
 /// The reclaim and retention policy under which no disk goes.
 pub const RETAIN: &str = "Retain";
@@ -40,6 +40,9 @@ pub struct Former {
     /// How often somebody undid it and it was done again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub again: u32,
+    /// When a kept disk is to get its former policy back: this was announced. Absent: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_time: Option<Time>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
@@ -78,6 +81,7 @@ impl Former {
             uid: _,
             requests: _,
             again: _,
+            release_time: _,
             replicas,
             suspend,
             when_scaled,

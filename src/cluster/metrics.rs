@@ -45,6 +45,8 @@ pub struct Metrics {
     requests: Family<InState, Gauge>,
     gates: Family<Gate, Gauge>,
     open: Mutex<Option<CountRequests>>,
+    /// Disks that are kept for Sites, by what is to become of them.
+    pub kept_disks: Family<KeptDisk, Gauge>,
     /// Archives that were taken out of the store because they had expired.
     pub expired_archives: Counter,
     /// Deletes that got past the guard, by kind.
@@ -165,6 +167,13 @@ pub struct Kind {
     pub kind: String,
 }
 
+/// Labels of [`Metrics::kept_disks`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeptDisk {
+    /// `kept`, or `announced`: it is to get its former reclaim policy back.
+    pub state: &'static str,
+}
+
 /// Labels of [`Metrics::alert_source_up`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Source {
@@ -247,6 +256,12 @@ impl Metrics {
             "Gates of open DeletionRequests that are not open, by condition and reason",
             gates.clone(),
         );
+        let kept_disks = Family::default();
+        registry.register(
+            "kept_disks",
+            "PersistentVolumes that are kept for Sites, by state: kept, or announced to get their former reclaim policy back; as last looked at",
+            kept_disks.clone(),
+        );
         let expired_archives = Counter::default();
         registry.register(
             "expired_archives",
@@ -326,6 +341,7 @@ impl Metrics {
             sites_shrunk,
             purged_yet_alive,
             purged,
+            kept_disks,
             expired_archives,
             unexpected_deletes,
             unexpected_deletes_open,
@@ -353,6 +369,7 @@ impl Metrics {
         lock(&self.counters).clear();
         self.sites_shrunk.set(0);
         self.purged_yet_alive.set(0);
+        self.kept_disks.clear();
         self.unparsable.clear();
         self.backing_off.clear();
         self.alert_source_up.clear();

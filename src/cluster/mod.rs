@@ -29,6 +29,7 @@ pub mod readiness;
 pub mod restore_metrics;
 pub mod snapshots;
 pub mod unexpected;
+pub mod volume;
 mod write;
 
 pub use clock::{api_server_time, clock_skew};

@@ -232,6 +232,8 @@ impl Held {
             .unwrap_or_else(|| Former { uid: self.exact.uid.clone(), ..Former::default() });
         if !record.requests.iter().any(|r| r == request_uid) {
             record.requests.push(request_uid.to_owned());
+            // What was announced of it was before it was asked for again.
+            record.release_time = None;
         }
         record
     }

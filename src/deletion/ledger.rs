@@ -5,7 +5,7 @@ use super::live::{Live, words};
 use super::observe::{Executed, Facts};
 use crate::api::{EntityPhase, PlanEntity, names};
 use crate::cluster::{Context, Error, Result};
-use crate::store::{Purge, Store, ledger};
+use crate::store::{Identity, Purge, Store, ledger};
 use kube::ResourceExt;
 
 /// Whether the ledger has it that this request has purged this entity, of which nothing is gone.
@@ -71,6 +71,11 @@ pub async fn note(ctx: &Context, store: &Store, facts: &Facts, uid: &str) -> Res
             .unwrap_or_default(),
         approved_by: status.approvals.iter().map(|approval| approval.user.clone()).collect(),
         backup: entity.backup.as_ref().map(|backup| backup.name.clone()),
+        site: entity.site.as_ref().and_then(|site| {
+            let live = facts.sites.get(&site.name).filter(|live| live.uid() == site.uid)?;
+            let (name, uid) = (site.name.clone(), site.uid.clone());
+            Some(Identity { name, uid, id: live.site.spec.id.clone() })
+        }),
     };
     let noted = store.note_purge(&purge).await;
     noted.map_err(|error| Error::answer(format!("note the purge of {}", entity.name), error))

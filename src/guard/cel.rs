@@ -6,7 +6,7 @@ use super::{roles, weaken};
 use crate::api::{DeletionPolicySpec, names};
 
 /// The constants that CEL texts may name.
-fn constants() -> [(&'static str, String); 32] {
+fn constants() -> [(&'static str, String); 33] {
     let text = |name, value: &str| (name, value.to_owned());
     [
         text("$API_VERSION", names::API_VERSION),
@@ -15,6 +15,7 @@ fn constants() -> [(&'static str, String); 32] {
         text("$LABEL_SITE", names::LABEL_SITE),
         text("$LABEL_KEPT", names::LABEL_KEPT),
         text("$LABEL_DRILL", names::LABEL_DRILL),
+        text("$ANNOTATION_FORMER", names::ANNOTATION_FORMER),
         text("$ANNOTATION_PURGE", names::ANNOTATION_PURGE),
         text("$ANNOTATION_RECORD", names::ANNOTATION_RECORD),
         text("$ANNOTATION_RESTORE", names::ANNOTATION_RESTORE),

@@ -55,6 +55,8 @@ pub(super) fn kept_volumes() -> GuardPolicy {
                 "what",
                 "(variables.isVolume ? 'PersistentVolume ' : 'VolumeSnapshotContent ') + request.name",
             ),
+            ("was", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
+            ("is", "object == null ? {} : object.metadata.?annotations.orValue({})"),
             (
                 "how",
                 "'. What it is kept for: kubectl get ' + request.resource.resource + ' ' + request.name
@@ -92,6 +94,17 @@ pub(super) fn kept_volumes() -> GuardPolicy {
                 explain: "'the ' + (variables.isVolume ? 'reclaim policy' : 'deletion policy') + ' of '
                     + variables.what + ' is changed by the operator only: it is kept for a Site'
                     + variables.how",
+            },
+            Check {
+                what: "The annotation `reprieve.dev/former` of a PersistentVolume or VolumeSnapshotContent, set, changed or removed",
+                who: "the operator",
+                allow: "variables.isOperator || request.operation == 'DELETE'
+                    || variables.was[?'$ANNOTATION_FORMER'] == variables.is[?'$ANNOTATION_FORMER']",
+                message: "the record of what a kept volume or snapshot was before is the operator's",
+                explain: "'the annotation $ANNOTATION_FORMER of ' + variables.what
+                    + ' is written by the operator only: by it the former policy comes back. To keep it \
+                    for good: kubectl annotate ' + request.resource.resource + ' ' + request.name
+                    + ' reprieve.dev/keep-disk=why'",
             },
         ],
     }

@@ -300,9 +300,15 @@ impl Work {
                 attempt
             }
         };
-        if let Err(Attempt::Waiting(Reason::WaitingForReady, _)) = &attempt {
-            self.stages.set(&job.name, "WaitingForReady");
-        }
+        let attempt = match attempt {
+            Err(Attempt::Waiting(Reason::WaitingForReady, why)) => {
+                self.stages.set(&job.name, "WaitingForReady");
+                let claim = maker.unbound_claim(plan).await;
+                let why = claim.map_or(why.clone(), |claim| format!("{why}; {claim}"));
+                Err(Attempt::Waiting(Reason::WaitingForReady, why))
+            }
+            attempt => attempt,
+        };
         let Attempt::Verified(verified) = attempt? else {
             return Err(Attempt::Waiting(Reason::Progressing, "is read back again".to_owned()));
         };

@@ -136,6 +136,7 @@ fn purge(id: &str, uid: &str) -> Purge {
         requested_by: "alice".into(),
         approved_by: vec!["bob".into()],
         backup: None,
+        site: None,
     }
 }
 

@@ -195,6 +195,11 @@ pub fn report(
         }
     }
     let notices = status.notices.len();
+    let is_disk = |notice: &&RestoreFailure| notice.reason == Reason::DiskMissing.as_str();
+    let disks = match status.notices.iter().filter(is_disk).count() {
+        0 => String::new(),
+        n => format!("; {n} claims came back without their disk: see status.notices"),
+    };
     status.failures.truncate(MOST);
     status.notices.truncate(MOST);
     let mut notes = vec![];
@@ -204,7 +209,12 @@ pub fn report(
         notes.extend(source::notes(facts));
     }
     notes.extend(new_failures(&old, &status));
-    let progress = format!("{} of {} sites verified", counts.verified, counts.total);
+    let lost: Vec<String> = status.notices.iter().filter(is_disk).map(in_words).collect();
+    if !lost.is_empty() && !old.notices.iter().any(|notice| is_disk(&notice)) {
+        let first: Vec<String> = lost.into_iter().take(5).collect();
+        notes.push(Note::warning(Reason::DiskMissing, first.join("; ")));
+    }
+    let progress = format!("{} of {} sites verified{disks}", counts.verified, counts.total);
     let cancelled = facts.restore.spec.cancel;
     let ended = counts.queued == 0 && counts.restoring == 0;
     let conditions = &mut status.conditions;

@@ -41,6 +41,7 @@ mod snapshot;
 mod source;
 mod statistics;
 mod taken;
+mod unbound;
 mod volume;
 
 use std::collections::HashMap;

@@ -242,7 +242,11 @@ impl Maker<'_> {
                     self.is_own(&key.name);
                 }
                 match notice {
-                    Some(notice) => Made::Differently(answer.created(), Reason::Reassigned, notice),
+                    Some(notice) => {
+                        let claim = key.is("", "PersistentVolumeClaim");
+                        let reason = if claim { Reason::DiskMissing } else { Reason::Reassigned };
+                        Made::Differently(answer.created(), reason, notice)
+                    }
                     None => Made::There(answer.created()),
                 }
             }

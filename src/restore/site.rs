@@ -335,7 +335,10 @@ pub async fn verify(
         not_ready = not_ready.or(found.changing);
         // The same thing may have been told when the object was created.
         let told = |notice: &RestoreFailure| {
-            let same = |n: &RestoreFailure| n.object == notice.object && n.reason == notice.reason;
+            let same = |n: &RestoreFailure| {
+                let told = n.reason == notice.reason || n.reason == Reason::DiskMissing.as_str();
+                n.object == notice.object && told
+            };
             plan.notices.iter().any(same)
         };
         let new: Vec<_> = found.notices.into_iter().filter(|notice| !told(notice)).collect();

@@ -17,6 +17,9 @@ use crate::cluster::snapshots::{API_VERSION, CONTENT, Content, GROUP, SNAPSHOT, 
 use crate::cluster::{describe, is_conflict};
 use crate::store::RawEntry;
 
+/// What becomes of a claim of which nothing is left.
+const EMPTY: &str = "The claim comes back without it and gets a new, empty one: bring the data back from a copy of the storage system before the site is used";
+
 /// A VolumeSnapshot of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -89,18 +92,17 @@ impl Maker<'_> {
     }
 
     /// Has a claim whose disk is not there made from the newest of its snapshots of which something
-    /// is left.
+    /// is left. `gone` is what is so with the disk, in words.
     pub async fn use_snapshot(
         &self,
         key: &ObjectKey,
-        disk: &str,
+        gone: &str,
         snapshots: &[Snapshot],
         body: &mut Value,
         notice: &mut Option<String>,
     ) -> Result<(), Made> {
-        let gone = format!("its disk {disk} is not there");
         if snapshots.is_empty() {
-            *notice = Some(format!("{gone}: the claim gets a new, empty one"));
+            *notice = Some(format!("{gone}. {EMPTY}"));
             return Ok(());
         }
         let Some(contents) = self.contents().await? else {
@@ -129,7 +131,7 @@ impl Maker<'_> {
         }
         let Some((time, snapshot)) = best else {
             *notice = Some(format!(
-                "{gone}, and no content that is ready is there of its snapshots ({}): the claim gets a new, empty one",
+                "{gone}, and no content that is ready is there of its snapshots ({}). {EMPTY}",
                 named(snapshots)
             ));
             return Ok(());

@@ -44,7 +44,10 @@ async fn from(
     let snapshots: Vec<Snapshot> =
         snapshots.iter().map(|name| Snapshot { name: (*name).to_owned(), comes: true }).collect();
     let mut notice = None;
-    match maker.use_snapshot(&key, "pv-1", &snapshots, &mut body, &mut notice).await {
+    match maker
+        .use_snapshot(&key, "its disk pv-1 is gone", &snapshots, &mut body, &mut notice)
+        .await
+    {
         Ok(()) => Ok((body["spec"].take(), notice.unwrap())),
         Err(Made::Failed(reason, why)) => Err((reason, why)),
         Err(other) => panic!("{other:?}"),
@@ -62,14 +65,14 @@ async fn what_a_claim_comes_back_from_whose_disk_is_gone() {
     let newer = of_snapshot("t", "n", "volumeHandle", 1_763_632_900_000_000_000);
     let others = of_snapshot("x", "n", "volumeHandle", i64::MAX);
     let empty =
-        "no content that is ready is there of its snapshots (s): the claim gets a new, empty one";
+        "no content that is ready is there of its snapshots (s). The claim comes back without it";
     let rows = [
         (
             "none was taken",
             vec![],
             vec![],
             as_it_was.clone(),
-            "is not there: the claim gets a new, empty one",
+            "gone. The claim comes back without it",
         ),
         ("its content is gone", vec![], vec!["s"], as_it_was.clone(), empty),
         ("it was never ready", vec![waits.clone()], vec!["s"], as_it_was.clone(), empty),
@@ -92,7 +95,7 @@ async fn what_a_claim_comes_back_from_whose_disk_is_gone() {
     for (what, contents, snapshots, expected, words) in rows {
         let (spec, notice) = from(Some(contents), &snapshots).await.unwrap();
         assert_eq!(spec, expected, "{what}");
-        assert!(notice.contains("its disk pv-1 is not there"), "{what}: {notice}");
+        assert!(notice.contains("its disk pv-1 is gone"), "{what}: {notice}");
         assert!(notice.contains(words), "{what}: {notice}");
     }
     let (reason, why) = from(None, &["s", "t"]).await.unwrap_err();

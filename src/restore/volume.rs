@@ -8,6 +8,7 @@ use super::object::{Made, Maker, later};
 use super::snapshot::Snapshot;
 use crate::api::Reason;
 use crate::cluster::form::ObjectKey;
+use crate::cluster::volume::not_its_own;
 use crate::cluster::{Exact, patch_exact};
 
 impl Maker<'_> {
@@ -28,15 +29,14 @@ impl Maker<'_> {
         };
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let volume = api.get_opt(&name).await.map_err(|e| later(Reason::Progressing, &e))?;
-        let reference = volume.as_ref().and_then(|v| v.spec.as_ref()?.claim_ref.clone());
-        let own = reference.as_ref().is_some_and(|r| {
-            r.namespace == key.namespace && r.name.as_deref() == Some(key.name.as_str())
-        });
-        let (Some(volume), true) = (volume, own) else {
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let missing = not_its_own(&name, volume.as_ref(), namespace, &key.name);
+        let (Some(volume), None) = (volume, &missing) else {
+            let why = missing.unwrap_or_default();
             if let Some(spec) = body["spec"].as_object_mut() {
                 spec.remove("volumeName");
             }
-            return self.use_snapshot(key, &name, snapshots, body, notice).await;
+            return self.use_snapshot(key, &why, snapshots, body, notice).await;
         };
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         if phase != Some("Released") {

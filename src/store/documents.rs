@@ -158,6 +158,7 @@ mod tests {
             requested_by: "alice".into(),
             approved_by: vec![],
             backup: None,
+            site: None,
         }
     }
 

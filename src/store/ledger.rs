@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::documents::Documents;
-use super::{Store, StoreError, layout};
+use super::{Identity, Store, StoreError, layout};
 use crate::api::{TargetKind, Time};
 
 /// The format of a line of the ledger.
@@ -39,6 +39,9 @@ pub struct Purge {
     /// Name of the Backup from which it can be restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// The Site that an App was in. Absent of a Site, and where an older operator made the note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Identity>,
 }
 
 impl Store {

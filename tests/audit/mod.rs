@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reprieve::sandbox::{AuditRecord, Sandbox};
 use serde_json::Value;
 
+mod disks;
 #[cfg(test)]
 mod tests;
 
@@ -109,6 +110,7 @@ pub fn check(records: &[AuditRecord]) -> Found {
         }
     }
     found.purged = begun.len();
+    found.broken.extend(disks::check(&log));
     found
 }
 

@@ -82,6 +82,73 @@ fn log() -> Vec<Value> {
     ]
 }
 
+/// A kept disk of that deletion that gets its policy back when all is over.
+fn log_of_a_disk() -> Vec<Value> {
+    let volume = |policy: &str, record: Value, label: Value| {
+        json!({
+            "metadata": {"name": "disk", "uid": "vu", "labels": {"reprieve.dev/kept": label},
+                "annotations": {"reprieve.dev/former": record.to_string()}},
+            "spec": {"persistentVolumeReclaimPolicy": policy},
+        })
+    };
+    let record = json!({"uid": "vu", "requests": ["ru"], "reclaimPolicy": "Delete"});
+    let mut announced = record.clone();
+    announced["releaseTime"] = json!("2026-11-23T12:05:00Z");
+    let mut ended = request();
+    ended["status"]["state"] = json!("Completed");
+    ended["status"]["plan"]["entities"][0]["phase"] = json!("Purged");
+    let mut of_request = backup();
+    of_request["metadata"]["labels"] = json!({"reprieve.dev/request-uid": "ru"});
+    let of = ("persistentvolumes", "disk");
+    let mut all = log();
+    all[2]["responseObject"] = of_request;
+    all.extend([
+        line(124, OPERATOR, "patch", of, json!({}), volume("Retain", record, json!("acme"))),
+        line(125, OPERATOR, "patch", ("deletionrequests", "r"), json!({}), ended),
+        line(126, OPERATOR, "delete", ("backups", "b"), json!({}), json!({})),
+        line(127, OPERATOR, "patch", of, json!({}), volume("Retain", announced, json!("acme"))),
+        line(310, OPERATOR, "patch", of, json!({}), volume("Delete", json!(null), json!(null))),
+    ]);
+    all
+}
+
+#[test]
+fn a_disk_is_given_back_as_announced_when_its_backup_has_expired() {
+    assert_eq!(broken(&log_of_a_disk()), [""; 0]);
+    // Of what was not purged it is a release.
+    let mut released = log_of_a_disk();
+    let status = &mut released[7]["responseObject"]["status"];
+    status["plan"]["entities"][0]["phase"] = json!("Held");
+    status["conditions"] = json!([{"type": "Succeeded", "status": "False"}]);
+    released.drain(8..10);
+    assert_eq!(broken(&released), [""; 0]);
+    type Change = fn(&mut Vec<Value>);
+    let table: &[Change] = &[
+        |log| drop(log.remove(9)),
+        |log| log[10]["requestReceivedTimestamp"] = json!("2026-11-23T12:04:59Z"),
+        |log| drop(log.remove(8)),
+        |log| drop(log.remove(7)),
+        |log| log[10]["user"]["username"] = json!("mallory"),
+        |log| {
+            log[7]["responseObject"]["status"]["plan"]["entities"][0]["phase"] = json!("Held");
+        },
+        |log| {
+            let other = json!({"uid": "vu", "requests": ["unknown"]}).to_string();
+            log[9]["responseObject"]["metadata"]["annotations"]["reprieve.dev/former"] =
+                json!(other);
+        },
+        |log| {
+            log[9]["responseObject"]["metadata"]["annotations"]["reprieve.dev/former"] = json!("");
+        },
+    ];
+    for (row, change) in table.iter().enumerate() {
+        let mut log = log_of_a_disk();
+        change(&mut log);
+        let broken = broken(&log);
+        assert!(broken.iter().any(|why| why.starts_with("I6")), "row {row}: {broken:?}");
+    }
+}
+
 fn broken(log: &[Value]) -> Vec<String> {
     let records: Vec<AuditRecord> =
         log.iter().map(|line| AuditRecord::parse(&line.to_string()).expect("a line")).collect();

@@ -96,6 +96,32 @@ fn last(drill: &Value) -> &Value {
     &drill["status"]["runs"][0]
 }
 
+/// Panics if the operator wrote outside of scratch namespaces during a drill; gives the kinds that it
+/// has made in them.
+pub fn nothing_outside(log: &[AuditRecord]) -> BTreeSet<&str> {
+    let writes = |r: &&AuditRecord| r.is_write() && r.is_carried_out();
+    let name = |r: &AuditRecord| {
+        let in_body = r.request["metadata"]["name"].as_str().unwrap_or_default();
+        if r.name.is_empty() { in_body.to_owned() } else { r.name.clone() }
+    };
+    let mut made: BTreeSet<&str> = BTreeSet::new();
+    for r in log.iter().filter(writes).filter(|r| r.user.name == names::OPERATOR_USER) {
+        let fine = match r.resource.as_str() {
+            "events" | "leases" | "selfsubjectaccessreviews" => true,
+            "namespaces" => name(r).starts_with("drill-"),
+            _ if r.group == names::GROUP => {
+                r.subresource == "status" || ["restores", "restoredrills"].contains(&&*r.resource)
+            }
+            _ => r.namespace.starts_with("drill-"),
+        };
+        assert!(fine, "{} {} by the operator", r.verb, r.uri);
+        if r.verb == "create" && r.namespace.starts_with("drill-") {
+            made.insert(&r.resource);
+        }
+    }
+    made
+}
+
 impl Stage {
     fn sites(&self) {
         let admin = &self.admin;
@@ -266,28 +292,7 @@ impl Stage {
 
     /// What the operator has written, and everybody where it has made something.
     fn touched_nothing(&self, log: &[AuditRecord]) {
-        let writes = |r: &&AuditRecord| r.is_write() && r.is_carried_out();
-        let name = |r: &AuditRecord| {
-            let in_body = r.request["metadata"]["name"].as_str().unwrap_or_default();
-            if r.name.is_empty() { in_body.to_owned() } else { r.name.clone() }
-        };
-        let scratch = |r: &&AuditRecord| r.namespace.starts_with("drill-");
-        let mut made: BTreeSet<&str> = BTreeSet::new();
-        for r in log.iter().filter(writes).filter(|r| r.user.name == names::OPERATOR_USER) {
-            let fine = match r.resource.as_str() {
-                "events" | "leases" | "selfsubjectaccessreviews" => true,
-                "namespaces" => name(r).starts_with("drill-"),
-                _ if r.group == names::GROUP => {
-                    r.subresource == "status"
-                        || ["restores", "restoredrills"].contains(&&*r.resource)
-                }
-                _ => r.namespace.starts_with("drill-"),
-            };
-            assert!(fine, "{} {} by the operator", r.verb, r.uri);
-            if r.verb == "create" && scratch(&r) {
-                made.insert(&r.resource);
-            }
-        }
+        let made = nothing_outside(log);
         for kind in [
             "secrets",
             "rolebindings",
@@ -311,6 +316,7 @@ impl Stage {
         ] {
             assert!(!made.contains(kind), "{kind} was made");
         }
+        let scratch = |r: &&AuditRecord| r.namespace.starts_with("drill-");
         let pods =
             log.iter().filter(scratch).filter(|r| r.resource == "pods" && r.verb == "create");
         assert_eq!(pods.count(), 0, "Pods were made in scratch namespaces, by whomever");

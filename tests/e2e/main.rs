@@ -17,6 +17,7 @@ mod audit;
 mod backup;
 mod bad_input;
 mod demo;
+mod disks;
 mod drill;
 mod dry_run;
 mod hold;

@@ -53,6 +53,16 @@ fn of_disks(rows: &mut Vec<Row>, what: &str, path: &str, (field, policy_off): (&
     rows.push(b2(format!("kept {what}'s label changed"), Form::Merge, &kept).body(x()));
     rows.push(b2(format!("label on another {what}"), Form::Merge, &free).body(x()));
     rows.push(b2(format!("kept {what}'s {field}"), Form::Merge, &kept).body(policy_off.clone()));
+    let former = json!({"metadata": {"annotations": {names::ANNOTATION_FORMER: "{}"}}});
+    for (which, path) in [("kept", &kept), ("another", &free)] {
+        rows.push(b2(format!("{which} {what}'s record"), Form::Merge, path).body(former.clone()));
+    }
+    let keep = json!({"metadata": {"annotations": {names::ANNOTATION_KEEP_DISK: "audit"}}});
+    rows.push(
+        row("", p, &format!("kept {what} is to stay kept"), Form::Merge, &kept)
+            .body(keep)
+            .may(&EVERYBODY),
+    );
     rows.push(
         row("", p, &format!("another {what}'s {field}"), Form::Merge, &free)
             .body(policy_off.clone())

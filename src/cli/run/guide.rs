@@ -7,7 +7,7 @@ use clap::Args as _;
 use super::args::Args;
 use crate::cluster::Metrics;
 use crate::cluster::metrics::{
-    Counts, Ended, Kind, Policy, Reconciled, RequestCounts, Room, Source, Warned,
+    Counts, Ended, KeptDisk, Kind, Policy, Reconciled, RequestCounts, Room, Source, Warned,
 };
 use crate::guard;
 
@@ -44,6 +44,7 @@ fn metrics() -> String {
     // One that has no value yet is not shown.
     drop(metrics.reconciliations.get_or_create(&Reconciled { room: "", result: "" }));
     drop(metrics.reconcile_seconds.get_or_create(&Room { room: "" }));
+    drop(metrics.kept_disks.get_or_create(&KeptDisk { state: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
     drop(metrics.alert_source_up.get_or_create(&Source { url: String::new() }));
     drop(metrics.requests_ended.get_or_create(&Ended::default()));
