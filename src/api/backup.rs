@@ -206,6 +206,9 @@ pub struct VolumeProtection {
     pub claim: String,
     /// How its disk is protected.
     pub protection: Protection,
+    /// Of `Snapshot`: the VolumeSnapshot, in the claim's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 /// How a disk is protected.
@@ -213,7 +216,8 @@ pub struct VolumeProtection {
 pub enum Protection {
     /// The disk itself is kept: its volume's reclaim policy is `Retain`.
     RetainedDisk,
-    /// A CSI snapshot was taken.
+    /// The disk may go, and the content of a CSI VolumeSnapshot of it that is ready stays: its
+    /// deletion policy is `Retain`.
     Snapshot,
     /// Not at all: the disk goes with its claim.
     None,

@@ -1,6 +1,6 @@
 //! Collects a site, writes it to the store and reads it back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -13,6 +13,8 @@ use crate::api::{
 };
 use crate::cluster::collect::{Collected, Freshness, ObjectState, Walk};
 use crate::cluster::discover::Kinds;
+use crate::cluster::former::RETAIN;
+use crate::cluster::snapshots::{self, ClaimSnapshot, Content};
 use crate::cluster::volume::not_its_own;
 use crate::cluster::{Context, During, Error, Result};
 use crate::store::{
@@ -187,7 +189,8 @@ async fn lost_disks(ctx: &Context, claims: &[Claim]) -> Result<Vec<String>> {
     Ok(lost)
 }
 
-/// How the disk of each claim is protected: kept, when its volume's reclaim policy is `Retain`.
+/// How the disk of each claim is protected: kept, when its volume's reclaim policy is `Retain`;
+/// otherwise by a snapshot whose content is kept.
 async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtection>> {
     let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let mut all = vec![];
@@ -199,13 +202,40 @@ async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtecti
             let own =
                 |v: &PersistentVolume| not_its_own(volume, Some(v), namespace, name).is_none();
             let policy = live.filter(own).and_then(|v| v.spec?.persistent_volume_reclaim_policy);
-            if policy.as_deref() == Some("Retain") {
+            if policy.as_deref() == Some(RETAIN) {
                 protection = Protection::RetainedDisk;
             }
         }
-        all.push(VolumeProtection { claim: claim.name, protection });
+        all.push(VolumeProtection { claim: claim.name, protection, snapshot: None });
     }
+    by_snapshots(ctx, &mut all).await?;
     Ok(all)
+}
+
+/// Says of claims whose disk may go whether the content of a snapshot stays.
+async fn by_snapshots(ctx: &Context, all: &mut [VolumeProtection]) -> Result<()> {
+    let mut bare: Vec<_> = all.iter_mut().filter(|v| v.protection == Protection::None).collect();
+    let failed = |error| Error::answer("look for snapshots of disks", error);
+    let contents = match bare.is_empty() {
+        true => None,
+        false => snapshots::contents(&ctx.client).await.map_err(failed)?,
+    };
+    let Some(contents) = contents else { return Ok(()) };
+    let contents: Vec<Content> = contents.iter().map(Content::of).collect();
+    let mut known: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for volume in &mut bare {
+        let Some((namespace, claim)) = volume.claim.split_once('/') else { continue };
+        if !known.contains_key(namespace) {
+            let found = snapshots::snapshots(&ctx.client, namespace).await.map_err(failed)?;
+            known.insert(namespace.to_owned(), found.unwrap_or_default());
+        }
+        let found = snapshots::of_claim(namespace, claim, &known[namespace], &contents);
+        if let ClaimSnapshot::Ready { name, kept: true } = found {
+            volume.protection = Protection::Snapshot;
+            volume.snapshot = Some(name);
+        }
+    }
+    Ok(())
 }
 
 /// Tells the Site of its newest backup: that field alone, and only if it is still that Site.

@@ -27,6 +27,7 @@ pub mod order;
 mod pages;
 pub mod readiness;
 pub mod restore_metrics;
+pub mod snapshots;
 pub mod unexpected;
 pub mod volume;
 mod write;

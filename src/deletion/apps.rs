@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use super::live::Live;
 use super::observe::{AppFacts, OwnObject};
-use super::purge::{Next, Step, disk_would_go, mark, without_ours};
+use super::purge::{Next, Step, mark, without_ours};
 use crate::api::{DeletionPhase, names};
 use crate::cluster::Exact;
 
@@ -27,8 +27,8 @@ pub(super) fn next(
         let purging = mark(request, request_uid, DeletionPhase::Purging);
         return Next::Steps(vec![Step::MarkApp(namespace, exact, purging)]);
     }
-    if let Some(claim) = unretained {
-        return disk_would_go(&claim);
+    if let Some(why) = unretained {
+        return Next::Stalled(why);
     }
     if app.app.meta().deletion_timestamp.is_none() {
         return Next::Steps(vec![Step::DeleteApp(namespace, exact)]);

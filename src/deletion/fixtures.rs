@@ -16,6 +16,7 @@ use crate::api::{
     Environment, Plan, PlanHead, RequestState, RetentionWindow, Site, Target, TargetKind, Time,
     names,
 };
+use crate::cluster::snapshots::ClaimSnapshot;
 use crate::cluster::{Exact, GuardState, Holder};
 
 /// Some time.
@@ -86,6 +87,7 @@ pub fn claim(namespace: &str, name: &str, reclaim_policy: &str) -> Claim {
         },
         owners: vec![],
         disk: Disk::Volume(Box::new(volume)),
+        snapshot: ClaimSnapshot::None,
     }
 }
 

@@ -7,14 +7,16 @@ use super::alerts::alerts_clear;
 use super::backups::{backed_up, backup_is_current};
 use super::decide::Effect;
 use super::digest::leaf_digest;
+use super::held::Claim;
 use super::live::{Live, words};
 use super::observe::{Executed, Facts, next_entity};
 use super::rolling;
 use crate::api::{
     Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase, Plan,
-    PlanEntity, PlanHead, Protection, Reason, RequestState, RetentionWindow, Time, names,
+    PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time, names,
 };
 use crate::cluster::clock_skew;
+use crate::cluster::snapshots::ClaimSnapshot;
 
 /// What a gate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,10 +248,15 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
     if spec.r#override.is_none()
         && let Some((entity, claim)) = first_bare(case)
     {
+        let snapshot = match &claim.snapshot {
+            ClaimSnapshot::NotReady(name) => format!("its snapshot {name} is not ready"),
+            _ => "it has no snapshot".to_owned(),
+        };
+        let claim = &claim.name;
         return Verdict::closed(
             Reason::OverrideRequired,
             format!(
-                "nothing protects the disk of claim {claim} of {}: its volume is not there, or is another claim's; to delete it all the same, ask for it with spec.override.justification",
+                "nothing protects the disk of claim {claim} of {}: its volume is not there, or is another claim's, and {snapshot}; to delete it all the same, ask for it with spec.override.justification",
                 words(entity)
             ),
         );
@@ -304,11 +311,8 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
 }
 
 /// The first claim of what is not gone yet whose disk cannot be kept.
-fn first_bare<'a>(case: &Case<'a>) -> Option<(&'a PlanEntity, &'a str)> {
-    undecided(case).find_map(|(entity, live)| {
-        let bare = live?.claims().find(|c| c.protection() == Some(Protection::None))?;
-        Some((entity, bare.name.as_str()))
-    })
+fn first_bare<'a>(case: &Case<'a>) -> Option<(&'a PlanEntity, &'a Claim)> {
+    undecided(case).find_map(|(entity, live)| Some((entity, live?.claims().find(|c| c.is_bare())?)))
 }
 
 /// Gate 3: the guard is in force, and is the one that the plan was made under.

@@ -6,6 +6,7 @@ use super::super::backups::keep_until;
 use super::*;
 use crate::api::{Conditions, Environment, Override, RequestState};
 use crate::deletion::fixtures::*;
+use crate::deletion::held::Disk;
 use crate::deletion::rolling::Ledger;
 
 const ALL: [ConditionType; 7] = [
@@ -91,6 +92,23 @@ fn with_anything_missing_there_is_no_token() {
             g.live("s001").live_digest = Some("sha256:newer".into());
         }),
         (Some(ALL[4]), Reason::VolumeNotRetained, |g| reclaim(g.live("s001"), "Delete")),
+        (Some(ALL[4]), Reason::VolumeNotRetained, |g| {
+            let content = workload(
+                "VolumeSnapshotContent",
+                "s001",
+                "snap",
+                json!({ "deletionPolicy": "Delete" }),
+            );
+            g.live("s001").held.push(content);
+        }),
+        // A disk that went during the hold, and a snapshot of which nothing is left.
+        (Some(ALL[1]), Reason::OverrideRequired, |g| {
+            g.live("s001").claims[0].disk = Disk::Lost;
+        }),
+        (Some(ALL[1]), Reason::OverrideRequired, |g| {
+            g.live("s001").claims[0].disk = Disk::Lost;
+            g.live("s001").claims[0].snapshot = ClaimSnapshot::NotReady("s".into());
+        }),
         (Some(ALL[4]), Reason::BackingUp, |g| {
             policy(&mut g.facts).backup.keep_seconds = 70 * 86_400;
         }),
@@ -156,6 +174,16 @@ fn with_anything_missing_there_is_no_token() {
             }
         }
     }
+}
+
+#[test]
+fn a_disk_that_is_lost_and_has_a_snapshot_needs_no_override() {
+    let mut gated = gated(2);
+    gated.live("s001").claims[0].disk = Disk::Lost;
+    assert_eq!(token(&gated), None);
+    let snapshot = ClaimSnapshot::Ready { name: "s".into(), kept: true };
+    gated.live("s001").claims[0].snapshot = snapshot;
+    assert!(token(&gated).is_some());
 }
 
 /// What a drill says on the newest backup.

@@ -6,8 +6,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
-use crate::api::{Protection, Reason, names};
+use crate::api::{Protection, Reason, VolumeProtection, names};
 use crate::cluster::former::{Former, RETAIN};
+use crate::cluster::snapshots::ClaimSnapshot;
 use crate::cluster::{Exact, Note};
 
 /// How often what somebody undoes is done again before it is let be.
@@ -92,6 +93,8 @@ pub struct Claim {
     pub owners: Vec<OwnerReference>,
     /// Its disk.
     pub disk: Disk,
+    /// What there is of snapshots of it; asked for where its disk is lost.
+    pub snapshot: ClaimSnapshot,
 }
 
 /// The disk of a claim.
@@ -126,16 +129,26 @@ impl Claim {
 
     /// Whether no disk is deleted when the claim goes.
     pub fn is_retained(&self) -> bool {
-        self.volume().is_none_or(|volume| volume.reclaim_policy() == Some(RETAIN))
+        self.volume().is_none_or(Held::is_retained)
     }
 
-    /// What protects its disk, once it is held; none when it has none.
-    pub fn protection(&self) -> Option<Protection> {
-        match &self.disk {
-            Disk::Unbound => None,
-            Disk::Lost => Some(Protection::None),
-            Disk::Volume(_) => Some(Protection::RetainedDisk),
-        }
+    /// What protects its disk, once it is held; none when it has none. The disk itself, where it is
+    /// there: it holds what was written last.
+    pub fn protection(&self) -> Option<VolumeProtection> {
+        let (protection, snapshot) = match (&self.disk, &self.snapshot) {
+            (Disk::Unbound, _) => return None,
+            (Disk::Volume(_), _) => (Protection::RetainedDisk, None),
+            (Disk::Lost, ClaimSnapshot::Ready { name, .. }) => {
+                (Protection::Snapshot, Some(name.clone()))
+            }
+            (Disk::Lost, _) => (Protection::None, None),
+        };
+        Some(VolumeProtection { claim: self.name.clone(), protection, snapshot })
+    }
+
+    /// Whether it has, or had, a disk that nothing protects.
+    pub fn is_bare(&self) -> bool {
+        self.protection().is_some_and(|p| p.protection == Protection::None)
     }
 }
 
@@ -167,6 +180,11 @@ impl Held {
             }
             _ => format!("{kind} {}", self.exact.name),
         }
+    }
+
+    /// Whether a disk, or a snapshot in the storage, stays when the object goes that it belongs to.
+    pub fn is_retained(&self) -> bool {
+        self.reclaim_policy() == Some(RETAIN)
     }
 
     /// As a plan names it: `Deployment/acme/web`.
@@ -235,7 +253,7 @@ impl Held {
     }
 
     fn keep_disk(&self, request_uid: &str, site: &str) -> Option<Edit> {
-        let retained = self.reclaim_policy() == Some(RETAIN);
+        let retained = self.is_retained();
         let labelled = !self.value["metadata"]["labels"][names::LABEL_KEPT].is_null();
         if self.former_of(request_uid).is_some() && retained && labelled {
             return None;

@@ -1,22 +1,20 @@
 //! Reads the objects that a hold changes, and those that go on: workloads, and the contents of
 //! snapshots. Live reads, every one.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::held::{Held, HeldKind};
+use super::held::{Claim, Disk, Held, HeldKind};
 use super::survey::{CONCURRENCY, MANY, Sites, owners};
 use crate::api::names;
 use crate::cluster::collect::{Freshness, for_each, list};
 use crate::cluster::discover::Kind;
+use crate::cluster::snapshots::{self, Content, of_claim};
 use crate::cluster::{Context, Error, Exact, Result};
 
-/// How old the list of kinds may be where nothing irreversible depends on it.
-const KINDS_MAX_AGE: Duration = Duration::from_secs(300);
 /// The kinds of workloads that are looked at: group and version, kind, plural.
 const WORKLOADS: [(&str, &str, &str, HeldKind); 5] = [
     ("apps/v1", "Deployment", "deployments", HeldKind::Deployment),
@@ -120,21 +118,44 @@ fn workload(kind: HeldKind, word: &str, live: &Value) -> Option<Held> {
 }
 
 /// The contents of the snapshots in the namespaces of these Sites, where the cluster has that API.
+/// It is asked for each time: one that was installed a moment ago counts as well.
 async fn snapshot_contents(ctx: &Context, sites: &mut Sites) -> Result<()> {
-    let (api_version, kind) = ("snapshot.storage.k8s.io/v1", "VolumeSnapshotContent");
-    if sites.is_empty() || ctx.kinds(KINDS_MAX_AGE).await?.find(api_version, kind).is_none() {
+    if sites.is_empty() {
         return Ok(());
     }
-    let contents = of(api_version, kind, "volumesnapshotcontents", false);
-    for live in list(&ctx.client, &contents, None, Freshness::Live).await.map_err(failed)? {
+    let contents = snapshots::contents(&ctx.client).await.map_err(failed)?;
+    for live in contents.into_iter().flatten() {
         let namespace = live["spec"]["volumeSnapshotRef"]["namespace"].as_str().unwrap_or_default();
         let of = |s: &&mut super::observe::SiteFacts| {
             s.namespaces.iter().any(|n| n.name_any() == namespace)
         };
         if let Some(site) = sites.values_mut().find(of) {
-            let mut content = held(HeldKind::SnapshotContent, kind, &live);
+            let mut content = held(HeldKind::SnapshotContent, snapshots::CONTENT, &live);
             content.namespace = Some(namespace.to_owned());
             site.held.push(content);
+        }
+    }
+    Ok(())
+}
+
+/// Gives each claim whose disk is lost what there is of snapshots of it.
+///
+/// # Errors
+/// Any read that fails.
+pub(super) async fn read_snapshots(ctx: &Context, sites: &mut Sites) -> Result<()> {
+    let claims = sites.values_mut().flat_map(|site| &mut site.claims);
+    let mut lost: Vec<&mut Claim> = claims.filter(|c| c.disk == Disk::Lost).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let contents = snapshots::contents(&ctx.client).await.map_err(failed)?;
+    let contents: Vec<Content> = contents.iter().flatten().map(Content::of).collect();
+    let namespaces: BTreeSet<String> = lost.iter().map(|c| c.namespace().to_owned()).collect();
+    for namespace in namespaces {
+        let all = snapshots::snapshots(&ctx.client, &namespace).await.map_err(failed)?;
+        for claim in lost.iter_mut().filter(|c| c.namespace() == namespace) {
+            let all = all.as_deref().unwrap_or_default();
+            claim.snapshot = of_claim(&namespace, claim.short_name(), all, &contents);
         }
     }
     Ok(())

@@ -153,9 +153,20 @@ impl<'a> Live<'a> {
         self.site().held.iter().filter(|h| h.kind == HeldKind::Copy)
     }
 
-    /// Claims whose disks would be deleted with them.
-    pub fn unretained(self) -> Vec<&'a str> {
-        self.claims().filter(|c| !c.is_retained()).map(|c| c.name.as_str()).collect()
+    /// What would be lost with it of disks, and of snapshots in the storage, in words, and what to do
+    /// about the first of it.
+    pub fn unretained(self) -> Option<String> {
+        if let Some(claim) = self.claims().find(|c| !c.is_retained()) {
+            return Some(format!(
+                "the disk of claim {} would be deleted: set its volume's persistentVolumeReclaimPolicy to Retain",
+                claim.name
+            ));
+        }
+        let content = self.disks().find(|h| !h.is_retained())?;
+        Some(format!(
+            "{} would be deleted, and the snapshot with it: set its deletionPolicy to Retain",
+            content.describe()
+        ))
     }
 
     /// UIDs of the objects that are an App's own; none for a Site, of which everything is its own.

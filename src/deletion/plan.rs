@@ -237,9 +237,7 @@ impl SiteFacts {
 pub(super) fn name_disks(entity: &mut PlanEntity, live: Live<'_>) {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     entity.claims = count(live.claims().count());
-    let disk =
-        |c: &Claim| Some(VolumeProtection { claim: c.name.clone(), protection: c.protection()? });
-    entity.disks = live.claims().filter_map(disk).collect();
+    entity.disks = live.claims().filter_map(Claim::protection).collect();
     let is_bare = |d: &VolumeProtection| d.protection == Protection::None;
     entity.disks.sort_by_key(|d| (!is_bare(d), d.claim.clone()));
     entity.unprotected = count(entity.disks.iter().filter(|d| is_bare(d)).count());

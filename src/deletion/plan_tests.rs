@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::api::{ConditionType, names};
+use crate::api::{ConditionType, Protection, names};
+use crate::cluster::snapshots::ClaimSnapshot;
 use crate::deletion::fixtures::*;
 
 fn refused_for(facts: &Facts) -> Refused {
@@ -230,21 +231,42 @@ fn disks_and_what_goes_on_are_named_and_what_nothing_protects_asks_for_an_overri
     let site = facts.sites.get_mut("a").unwrap();
     let lost = Claim { disk: crate::deletion::held::Disk::Lost, ..claim("a", "z", "Delete") };
     let unbound = Claim { disk: crate::deletion::held::Disk::Unbound, ..lost.clone() };
-    site.claims.extend([Claim { name: "a/new".into(), ..unbound }, lost]);
+    let of = |name: &str, snapshot| Claim { name: name.into(), snapshot, ..lost.clone() };
+    let ready = ClaimSnapshot::Ready { name: "s".into(), kept: false };
+    let taken = of("a/taken", ready.clone());
+    let late = of("a/late", ClaimSnapshot::NotReady("never".into()));
+    // The disk itself is the better one: it holds what was written last.
+    site.claims[0].snapshot = ready;
+    site.claims.extend([Claim { name: "a/new".into(), ..unbound }, taken, late, lost]);
     site.held[0].scratch = true;
     site.held.push(workload("DaemonSet", "a", "agent", json!({})));
     let entity = scope(&facts).unwrap().entities.remove(0);
     let disks: Vec<(&str, Protection)> =
         entity.disks.iter().map(|d| (d.claim.as_str(), d.protection)).collect();
     // A claim that never had a disk has none to lose.
-    assert_eq!(disks, [("a/z", Protection::None), ("a/data", Protection::RetainedDisk)]);
-    assert_eq!((entity.claims, entity.unprotected), (3, 1));
+    assert_eq!(
+        disks,
+        [
+            ("a/late", Protection::None),
+            ("a/z", Protection::None),
+            ("a/data", Protection::RetainedDisk),
+            ("a/taken", Protection::Snapshot),
+        ]
+    );
+    let snapshots: Vec<_> = entity.disks.iter().map(|d| d.snapshot.as_deref()).collect();
+    assert_eq!(snapshots, [None, None, None, Some("s")]);
+    assert_eq!((entity.claims, entity.unprotected), (5, 2));
     assert_eq!(entity.runs_on, ["DaemonSet/a/agent"]);
     assert_eq!(entity.scratch, ["Deployment/a/web"]);
 
     let decision = step(&mut facts.clone(), at(0));
     assert_eq!(state(&decision), crate::api::RequestState::Refused);
     assert_eq!(reason(&decision.status, ConditionType::WithinBlastRadius), "OverrideRequired");
+    let within = decision.status.conditions.iter().find(|c| c.type_ == "WithinBlastRadius");
+    let message = &within.unwrap().message;
+    assert!(
+        message.contains("a/late of Site a") && message.contains("snapshot never is not ready")
+    );
     facts.request.spec.r#override = Some(crate::api::Override { justification: "known".into() });
     let decision = step(&mut facts, at(0));
     assert_eq!(state(&decision), crate::api::RequestState::AwaitingApproval);

@@ -62,18 +62,11 @@ pub fn mark(request: &str, request_uid: &str, phase: DeletionPhase) -> Deletion 
 /// more; then the namespaces; then the Site.
 pub fn next(entity: &PlanEntity, live: Live<'_>, request: &str, request_uid: &str) -> Next {
     // Before anything goes, and again each time: a claim can appear at any moment.
-    let unretained = live.unretained().into_iter().next().map(str::to_owned);
+    let unretained = live.unretained();
     match live {
         Live::Site(site) => of_site(entity, site, unretained, request, request_uid),
         Live::App(app, _) => super::apps::next(live, app, unretained, request, request_uid),
     }
-}
-
-/// What is said of a disk that would go.
-pub(super) fn disk_would_go(claim: &str) -> Next {
-    Next::Stalled(format!(
-        "the disk of claim {claim} would be deleted: set its volume's persistentVolumeReclaimPolicy to Retain"
-    ))
 }
 
 fn of_site(
@@ -103,8 +96,8 @@ fn of_site(
             return Next::Stalled(format!("namespace {} is not the Site's", namespace.name_any()));
         }
     }
-    if let Some(claim) = unretained {
-        return disk_would_go(&claim);
+    if let Some(why) = unretained {
+        return Next::Stalled(why);
     }
     let mut steps = vec![];
     for app in &live.apps {

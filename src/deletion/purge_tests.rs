@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::{EntityPhase, RequestState};
 use crate::deletion::decide::{Decision, Effect};
-use crate::deletion::fixtures::{at, claim, namespace, production, reclaim, site};
+use crate::deletion::fixtures::{at, claim, namespace, production, reclaim, site, workload};
 use crate::deletion::held::Disk;
 use crate::deletion::world::{Crash, World};
 
@@ -327,6 +327,14 @@ fn what_holds_a_purge_is_told() {
     type Change = fn(&mut World);
     let table: &[(Change, &str)] = &[
         (|w| reclaim(w.facts.sites.get_mut("a").unwrap(), "Delete"), "claim a/data"),
+        (
+            |w| {
+                let spec = serde_json::json!({ "deletionPolicy": "Delete" });
+                let content = workload("VolumeSnapshotContent", "a", "snap", spec);
+                w.facts.sites.get_mut("a").unwrap().held.push(content);
+            },
+            "VolumeSnapshotContent snap would be deleted",
+        ),
         (
             |w| w.facts.sites.get_mut("a").unwrap().namespaces.push(namespace("a", "a-new")),
             "namespace a-new is not in the plan",

@@ -12,9 +12,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::held::{Claim, Disk, HeldKind};
-use super::held_objects::held;
+use super::held_objects::{held, read_snapshots};
 use super::observe::SiteFacts;
 use crate::api::{App, AppSpec, Backup, DeletionRequest, Site, TargetKind, Time, names};
+use crate::cluster::snapshots::ClaimSnapshot;
 use crate::cluster::unexpected::asks_for;
 use crate::cluster::{Context, During, EntityRow, Exact, Pages, Result};
 
@@ -196,12 +197,13 @@ pub(super) async fn read_claims(ctx: &Context, sites: &mut Sites) -> Result<()> 
             exact: Exact::of(&claim),
             owners: claim.owner_references().to_vec(),
             disk: disk(&claim, &volumes),
+            snapshot: ClaimSnapshot::None,
         };
         for owner in owners.get(&namespace).into_iter().flatten() {
             sites.entry(owner.clone()).and_modify(|site| site.claims.push(found.clone()));
         }
     }
-    Ok(())
+    read_snapshots(ctx, sites).await
 }
 
 /// The disk of a claim, among these volumes.

@@ -29,7 +29,7 @@ impl World {
         };
         assert!(planned, "I1: {step:?} is in the plan");
         assert_eq!(entity.phase, EntityPhase::Purging, "recorded before anything goes");
-        assert!(Live::Site(live).unretained().is_empty(), "I6: no disk goes");
+        assert!(Live::Site(live).unretained().is_none(), "I6: no disk goes");
         let wave = status.wave.as_ref().expect("a wave");
         assert_eq!(entity.wave, Some(wave.number), "it is its wave's turn");
         if self.deletes.iter().any(|(of, _)| of == site) {

@@ -27,66 +27,83 @@ pub(super) fn delete_backups() -> GuardPolicy {
     .build()
 }
 
-/// A volume that is kept for a Site: its disk is the only copy of what was on it.
+/// A volume that is kept for a Site, or the content of a snapshot: the only copy of what was on a disk.
 pub(super) fn kept_volumes() -> GuardPolicy {
     Policy {
         name: policy::KEPT_VOLUMES,
-        matches: &[Match {
-            group: "",
-            resources: &["persistentvolumes", "persistentvolumes/status"],
-            operations: &["CREATE", "UPDATE", "DELETE"],
-        }],
+        matches: &[
+            Match {
+                group: "",
+                resources: &["persistentvolumes", "persistentvolumes/status"],
+                operations: &["CREATE", "UPDATE", "DELETE"],
+            },
+            // Where the cluster has them. It is one policy, because one whose kind is not there could
+            // not be tried.
+            Match {
+                group: "snapshot.storage.k8s.io",
+                resources: &["volumesnapshotcontents", "volumesnapshotcontents/status"],
+                operations: &["CREATE", "UPDATE", "DELETE"],
+            },
+        ],
         variables: &[
             IS_OPERATOR,
             ("before", "oldObject == null ? {} : oldObject.metadata.?labels.orValue({})"),
             ("after", "object == null ? {} : object.metadata.?labels.orValue({})"),
             ("kept", "'$LABEL_KEPT' in variables.before"),
+            ("isVolume", "request.resource.resource == 'persistentvolumes'"),
+            (
+                "what",
+                "(variables.isVolume ? 'PersistentVolume ' : 'VolumeSnapshotContent ') + request.name",
+            ),
             ("was", "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"),
             ("is", "object == null ? {} : object.metadata.?annotations.orValue({})"),
             (
                 "how",
-                "'. What it is kept for: kubectl get pv ' + request.name
-                    + ' -o jsonpath={.spec.claimRef}'",
+                "'. What it is kept for: kubectl get ' + request.resource.resource + ' ' + request.name
+                    + ' -o jsonpath={.spec.' + (variables.isVolume ? 'claimRef' : 'volumeSnapshotRef')
+                    + '}'",
             ),
         ],
         checks: &[
             Check {
-                what: "DELETE of a PersistentVolume with the label `reprieve.dev/kept`",
+                what: "DELETE of a PersistentVolume, or of a VolumeSnapshotContent, with the label `reprieve.dev/kept`",
                 who: "the operator",
                 allow: "variables.isOperator || request.operation != 'DELETE' || !variables.kept",
-                message: "a volume that is kept for a Site is deleted by the operator only",
-                explain: "'PersistentVolume ' + request.name + ' is kept for a Site and is deleted by \
+                message: "a volume or snapshot that is kept for a Site is deleted by the operator only",
+                explain: "variables.what + ' is kept for a Site and is deleted by \
                     the operator only, when the backup that needs it has expired' + variables.how",
             },
             Check {
-                what: "The label `reprieve.dev/kept` of a PersistentVolume, set, changed or removed",
+                what: "The label `reprieve.dev/kept` of one, set, changed or removed",
                 who: "the operator",
                 allow: "variables.isOperator || request.operation == 'DELETE'
                     || variables.before[?'$LABEL_KEPT'] == variables.after[?'$LABEL_KEPT']",
-                message: "the label by which a volume is kept is the operator's",
-                explain: "'the label $LABEL_KEPT of PersistentVolume ' + request.name
+                message: "the label by which a volume or snapshot is kept is the operator's",
+                explain: "'the label $LABEL_KEPT of ' + variables.what
                     + ' is set, changed and removed by the operator only' + variables.how",
             },
             Check {
-                what: "The reclaim policy of a PersistentVolume with the label `reprieve.dev/kept`",
+                what: "The reclaim policy of a PersistentVolume, and the deletion policy of a VolumeSnapshotContent, with the label `reprieve.dev/kept`",
                 who: "the operator",
+                // A field that only one of the kinds has: not to be looked up in the other's schema.
                 allow: "variables.isOperator || request.operation != 'UPDATE' || !variables.kept
-                    || oldObject.spec.?persistentVolumeReclaimPolicy
-                        == object.spec.?persistentVolumeReclaimPolicy",
-                message: "the reclaim policy of a volume that is kept is the operator's",
-                explain: "'the reclaim policy of PersistentVolume ' + request.name
-                    + ' is changed by the operator only: its disk is kept for a Site'
+                    || (dyn(oldObject).spec.?persistentVolumeReclaimPolicy
+                            == dyn(object).spec.?persistentVolumeReclaimPolicy
+                        && dyn(oldObject).spec.?deletionPolicy == dyn(object).spec.?deletionPolicy)",
+                message: "the reclaim policy of a volume that is kept, and the deletion policy of a snapshot, are the operator's",
+                explain: "'the ' + (variables.isVolume ? 'reclaim policy' : 'deletion policy') + ' of '
+                    + variables.what + ' is changed by the operator only: it is kept for a Site'
                     + variables.how",
             },
             Check {
-                what: "The annotation `reprieve.dev/former` of a PersistentVolume, set, changed or removed",
+                what: "The annotation `reprieve.dev/former` of a PersistentVolume or VolumeSnapshotContent, set, changed or removed",
                 who: "the operator",
                 allow: "variables.isOperator || request.operation == 'DELETE'
                     || variables.was[?'$ANNOTATION_FORMER'] == variables.is[?'$ANNOTATION_FORMER']",
-                message: "the record of what a kept volume was before is the operator's",
-                explain: "'the annotation $ANNOTATION_FORMER of PersistentVolume ' + request.name
-                    + ' is written by the operator only: by it the volume gets its former reclaim \
-                    policy back. To keep its disk for good: kubectl annotate pv ' + request.name
+                message: "the record of what a kept volume or snapshot was before is the operator's",
+                explain: "'the annotation $ANNOTATION_FORMER of ' + variables.what
+                    + ' is written by the operator only: by it the former policy comes back. To keep it \
+                    for good: kubectl annotate ' + request.resource.resource + ' ' + request.name
                     + ' reprieve.dev/keep-disk=why'",
             },
         ],

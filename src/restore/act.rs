@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
+use tokio::sync::OnceCell;
 
 use super::create;
 use super::decide::Job;
@@ -166,8 +167,8 @@ impl Work {
     }
 
     pub(super) fn maker<'a>(&'a self, kinds: &'a Kinds, since: &'a str) -> Maker<'a> {
-        let own = Mutex::default();
-        Maker { client: &self.ctx.client, kinds, restore: &self.restore, since, own }
+        let (own, contents) = (Mutex::default(), OnceCell::new());
+        Maker { client: &self.ctx.client, kinds, restore: &self.restore, since, own, contents }
     }
 
     pub(super) async fn live(&self, job: &Job) -> Result<Option<Site>, Attempt> {

@@ -190,7 +190,15 @@ fn is_reassigned(expected: &Value, live: &Value, path: &[String]) -> bool {
             };
             strip(expected) == strip(live)
         }
-        (Some("PersistentVolumeClaim"), ["spec", "volumeName"]) => true,
+        // Immutable once the claim is there: another one is what the restore has chosen.
+        (
+            Some("PersistentVolumeClaim"),
+            ["spec", "volumeName" | "dataSource" | "dataSourceRef", ..],
+        ) => true,
+        (
+            Some("VolumeSnapshot"),
+            ["spec", "source", "persistentVolumeClaimName" | "volumeSnapshotContentName"],
+        ) => true,
         _ => false,
     }
 }

@@ -63,6 +63,9 @@ struct Creating<'a> {
     /// Namespaces that are not this site's: nothing goes into them.
     lost: HashSet<String>,
     later: Option<(Reason, String)>,
+    /// Whether nothing of a later stage may be made: a StatefulSet would make a claim that could not
+    /// be made anew, empty.
+    no_further: bool,
     /// Whether everything is there, and only gets its owners.
     second: bool,
 }
@@ -96,6 +99,7 @@ pub async fn create(
         failures: vec![],
         lost: HashSet::new(),
         later: None,
+        no_further: false,
         second: false,
     };
     done.store(1, Ordering::Relaxed);
@@ -143,6 +147,9 @@ impl<'a> Creating<'a> {
             // Nothing of a later stage may come before this one is complete.
             if current != Some(stage) {
                 self.barrier().await?;
+                if self.no_further {
+                    return Err(Attempt::Failed(std::mem::take(&mut self.failures)));
+                }
                 current = Some(stage);
             }
             self.begin(entry).await;
@@ -223,6 +230,8 @@ impl<'a> Creating<'a> {
                 self.failures.push(self.plan.notice(&key, Reason::Conflict, why));
             }
             Made::Failed(reason, why) => {
+                let claim = key.is("", "PersistentVolumeClaim");
+                self.no_further |= claim && reason == Reason::KindMissing;
                 if namespace {
                     self.lost.insert(key.name.clone());
                 }
@@ -358,11 +367,11 @@ async fn one(maker: &Maker<'_>, plan: &Plan, wanted: &Wanted<'_>, seen: Option<&
                 Ok(()) => Made::There(seen.live.clone()),
                 Err((reason, why)) => Made::Differently(seen.live.clone(), reason, why),
             },
-            Ok(None) => maker.make(wanted).await,
+            Ok(None) => maker.make_claim(wanted, &plan.snapshots(key)).await,
             Err(error) => super::object::later(Reason::Progressing, &error),
         },
         Some(_) => maker.look(kind, wanted).await,
-        None => maker.make(wanted).await,
+        None => maker.make_claim(wanted, &plan.snapshots(key)).await,
     };
     // With its owners, if it has any: they may not be there yet.
     match made {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::hooks::DrillHooks;
 use super::plan::failure;
 use super::rewrite::{self, owner_keys};
+use super::snapshot;
 use crate::api::{NotProved, Reason, RestoreFailure, names};
 use crate::cluster::collect::ObjectState;
 use crate::cluster::form::{ObjectKey, digest_of, object_digest};
@@ -85,7 +86,7 @@ impl Item {
             id: None,
         };
         // Most objects are sent as they are, and need not be looked into.
-        let special = ["Namespace", "PersistentVolumeClaim", "Site", "App"];
+        let special = ["Namespace", "PersistentVolumeClaim", "VolumeSnapshot", "Site", "App"];
         let special = special.contains(&entry.key.kind.as_str());
         if special || text.contains("\"ownerReferences\"") {
             let mut object = entry.object();
@@ -132,6 +133,8 @@ pub struct Index {
     pub items: HashMap<ObjectKey, Item>,
     /// The Apps among it, and what their manifests name.
     apps: HashMap<ObjectKey, Vec<ObjectKey>>,
+    /// The VolumeSnapshots of each claim.
+    pub snapshots: HashMap<ObjectKey, Vec<ObjectKey>>,
     /// Whether the objects lie in the order in which they are restored, so that one pass over the
     /// archive is enough.
     pub ordered: bool,
@@ -176,6 +179,7 @@ pub struct Indexing {
     site_entry: Option<RawEntry>,
     items: HashMap<ObjectKey, Item>,
     apps: HashMap<ObjectKey, Vec<ObjectKey>>,
+    snapshots: HashMap<ObjectKey, Vec<ObjectKey>>,
     ordered: bool,
     notices: Vec<RestoreFailure>,
     last: u8,
@@ -191,6 +195,7 @@ impl Indexing {
             site_entry: None,
             items: HashMap::new(),
             apps: HashMap::new(),
+            snapshots: HashMap::new(),
             ordered: true,
             notices: vec![],
             last: 0,
@@ -218,6 +223,8 @@ impl Indexing {
         } else if entry.key.is(names::GROUP, "App") {
             let named = manifests(&entry.object(), entry.key.namespace.as_deref());
             self.apps.insert(entry.key.clone(), named);
+        } else if let Some(claim) = snapshot::claim_of(entry) {
+            self.snapshots.entry(claim).or_default().push(entry.key.clone());
         }
         self.items.insert(entry.key.clone(), item);
     }
@@ -264,9 +271,19 @@ impl Indexing {
                 item.owners = owners;
             }
         }
-        let Self { site_key, items, apps, ordered, notices, .. } = self;
+        let Self { site_key, items, apps, snapshots, ordered, notices, .. } = self;
         let (not_proved, drill_hooks) = (vec![], None);
-        Some(Index { site, site_key, items, apps, ordered, notices, not_proved, drill_hooks })
+        Some(Index {
+            site,
+            site_key,
+            items,
+            apps,
+            snapshots,
+            ordered,
+            notices,
+            not_proved,
+            drill_hooks,
+        })
     }
 }
 

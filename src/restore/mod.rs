@@ -37,6 +37,7 @@ mod queue;
 mod rewrite;
 mod run;
 mod site;
+mod snapshot;
 mod source;
 mod statistics;
 mod taken;

@@ -8,6 +8,7 @@ use kube::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::compare::{
     Cause, Difference, created_by_us, differences, explain_by_admission, is_bare,
@@ -15,9 +16,11 @@ use super::compare::{
 };
 use super::index::{Item, app_id};
 use super::rewrite;
+use super::snapshot::Snapshot;
 use crate::api::{Reason, names};
 use crate::cluster::discover::{Kind, Kinds};
 use crate::cluster::form::ObjectKey;
+use crate::cluster::snapshots::{Content, GROUP, SNAPSHOT};
 use crate::cluster::{describe, is_conflict, is_not_found};
 use crate::store::RawEntry;
 
@@ -137,6 +140,8 @@ pub struct Maker<'a> {
     pub since: &'a str,
     /// The namespaces that this restore has created.
     pub own: Mutex<HashSet<String>>,
+    /// The contents of snapshots that there are, once they were asked for.
+    pub contents: OnceCell<Option<Vec<Content>>>,
 }
 
 /// An API error that may pass by itself.
@@ -192,6 +197,11 @@ impl Maker<'_> {
 
     /// Makes this object be there.
     pub async fn make(&self, wanted: &Wanted<'_>) -> Made {
+        self.make_claim(wanted, &[]).await
+    }
+
+    /// Makes this object be there; of a claim, these are its snapshots in the archive.
+    pub async fn make_claim(&self, wanted: &Wanted<'_>, snapshots: &[Snapshot]) -> Made {
         let (key, entry) = (wanted.key(), &wanted.entry);
         let kind = match self.kind(&wanted.item.api_version, key) {
             Ok(kind) => kind,
@@ -201,7 +211,12 @@ impl Maker<'_> {
         let body = if wanted.item.rewritten {
             let mut body = rewrite::body(wanted.expected(), self.restore);
             if key.is("", "PersistentVolumeClaim")
-                && let Err(made) = self.free_volume(key, &mut body, &mut notice).await
+                && let Err(made) = self.free_volume(key, snapshots, &mut body, &mut notice).await
+            {
+                return made;
+            }
+            if key.is(GROUP, SNAPSHOT)
+                && let Err(made) = self.bind_snapshot(key, &mut body, &mut notice).await
             {
                 return made;
             }

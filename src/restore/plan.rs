@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::index::{Index, Item, Sizes, digest_without_owners, notice};
 use super::object::Wanted;
+use super::snapshot::Snapshot;
 use crate::api::{NamespaceRef, Reason, RestoreFailure};
 use crate::cluster::form::{ObjectKey, archived_form};
 use crate::store::{Entry, RawEntry};
@@ -91,6 +92,13 @@ impl Plan {
         let namespaces = self.items().filter(|(key, _)| key.is("", "Namespace"));
         let names: BTreeSet<String> = namespaces.map(|(key, _)| key.name.clone()).collect();
         names.into_iter().collect()
+    }
+
+    /// The snapshots of a claim that the archive holds, and whether they come back as well.
+    pub fn snapshots(&self, claim: &ObjectKey) -> Vec<Snapshot> {
+        let all = self.index.snapshots.get(claim).into_iter().flatten();
+        all.map(|key| Snapshot { name: key.name.clone(), comes: self.item(key).is_some() })
+            .collect()
     }
 
     /// Whether this namespace was recorded as the Site's own.

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | Namespace | the site's label, by which the guard knows it |
 //! | Site, App | the finalizer; a Site the mark of the restore |
-//! | claim | its volume, where that is not there any more (`volume.rs`) |
+//! | claim | its volume, where that is not there any more (`volume.rs`), and then its source |
+//! | VolumeSnapshot | its source: the content that was kept (`snapshot.rs`) |
 //! | Service | its addresses, where they are taken (`object.rs`) |
 //! | with owners | created without them; a second pass adds them with their new UIDs |
 //! | applied by server-side apply | a patch puts its field owners back |

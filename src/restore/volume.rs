@@ -5,6 +5,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use super::object::{Made, Maker, later};
+use super::snapshot::Snapshot;
 use crate::api::Reason;
 use crate::cluster::form::ObjectKey;
 use crate::cluster::volume::not_its_own;
@@ -13,9 +14,13 @@ use crate::cluster::{Exact, patch_exact};
 impl Maker<'_> {
     /// Points a kept disk at the claim that is about to come back. The volume keeps the claim's
     /// name and loses its UID: with the whole reference cleared, any other claim could take it.
+    ///
+    /// Where the disk is not there any more, the claim gets a new one: from one of these snapshots,
+    /// where something is left of one.
     pub async fn free_volume(
         &self,
         key: &ObjectKey,
+        snapshots: &[Snapshot],
         body: &mut Value,
         notice: &mut Option<String>,
     ) -> Result<(), Made> {
@@ -27,13 +32,11 @@ impl Maker<'_> {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let missing = not_its_own(&name, volume.as_ref(), namespace, &key.name);
         let (Some(volume), None) = (volume, &missing) else {
-            *notice = missing.map(|why| {
-                format!("{why}. The claim comes back without it and gets a new, empty one: bring the data back from a copy of the storage system before the site is used")
-            });
+            let why = missing.unwrap_or_default();
             if let Some(spec) = body["spec"].as_object_mut() {
                 spec.remove("volumeName");
             }
-            return Ok(());
+            return self.use_snapshot(key, &why, snapshots, body, notice).await;
         };
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         if phase != Some("Released") {

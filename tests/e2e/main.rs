@@ -33,6 +33,7 @@ mod road;
 mod roundtrip;
 mod schedule;
 mod site;
+mod snapshots;
 mod sources;
 mod waves;
 mod writes;

@@ -24,6 +24,7 @@ async fn the_guard_holds_from_the_api_servers_disk() {
     let mut options = Options::new(REPRIEVE);
     options.static_manifests = Some(folder.path().to_owned());
     let Some(sandbox) = Sandbox::for_test_with(options).await else { return };
+    super::user::User::admin(&sandbox).apply(super::fixtures::CONTENTS_CRD).worked();
     sandbox.install().await.expect("it can be installed under the guard");
     let mut c = Cluster::of(sandbox).await.expect("everybody");
 

@@ -16,6 +16,8 @@ pub const RESTORES: &str = "/apis/reprieve.dev/v1alpha1/restores";
 pub const DRILLS: &str = "/apis/reprieve.dev/v1alpha1/restoredrills";
 pub const NAMESPACES: &str = "/api/v1/namespaces";
 pub const VOLUMES: &str = "/api/v1/persistentvolumes";
+pub const CONTENTS: &str = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents";
+pub const CONTENTS_CRD: &str = include_str!("../user/snapshots/volumesnapshotcontents.yaml");
 pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 pub const SYSTEM: &str = "/api/v1/namespaces/reprieve-system";
 
@@ -70,6 +72,15 @@ pub fn volume(name: &str, labels: Value) -> Value {
         "metadata": {"name": name, "labels": labels},
         "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp/t"}}})
+}
+
+/// The content of a snapshot.
+pub fn content(name: &str, labels: Value) -> Value {
+    json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"deletionPolicy": "Retain", "driver": "d.example.com",
+            "source": {"snapshotHandle": "h"},
+            "volumeSnapshotRef": {"namespace": "t-site", "name": name}}})
 }
 
 /// A policy with room on both sides of every value.
@@ -151,6 +162,8 @@ pub async fn make(c: &Cluster) {
     .await;
     create(VOLUMES, volume("t-kept", json!({names::LABEL_KEPT: "t-site"}))).await;
     create(VOLUMES, volume("t-free", json!({}))).await;
+    create(CONTENTS, content("t-kept", json!({names::LABEL_KEPT: "t-site"}))).await;
+    create(CONTENTS, content("t-free", json!({}))).await;
     // Somebody else's token Secret, which could be turned into the operator's.
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
         "metadata": {"name": "t-token", "annotations": {"kubernetes.io/service-account.name": "default"}}});

@@ -9,6 +9,7 @@ mod accounts;
 mod disk;
 mod entities;
 mod fixtures;
+mod kept;
 mod namespaces;
 mod people;
 mod requests;
@@ -107,6 +108,8 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guard_holds_on_a_real_api_server() {
     let Some(sandbox) = Sandbox::for_test(REPRIEVE).await else { return };
+    // Before the policies, which are then checked against its schema.
+    user::User::admin(&sandbox).apply(fixtures::CONTENTS_CRD).worked();
     sandbox.install().await.expect("it can be installed");
     let mut c = Cluster::of(sandbox).await.expect("everybody");
     live_objects_are_equal_and_clean(&c).await;

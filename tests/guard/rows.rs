@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::fixtures::{
-    APPS, BACKUPS, CRDS, DRILLS, NAMESPACES, POLICIES, REQUESTS, RESTORES, SITES, SYSTEM, VOLUMES,
-    app, development, drill, make, manifest, restore, site, uids,
+    APPS, BACKUPS, CRDS, DRILLS, NAMESPACES, POLICIES, REQUESTS, RESTORES, SITES, SYSTEM, app,
+    development, drill, make, manifest, restore, site, uids,
 };
 use super::table::{EVERYBODY, Form, Row, Senders, WITH_VERBS, Who, row};
 
@@ -26,7 +26,7 @@ pub async fn all(c: &Cluster) -> String {
     kinds(c, &mut rows).await;
     requests(&mut rows);
     policies(&mut rows);
-    kept(&mut rows);
+    super::kept::rows(&mut rows);
     ledger(&mut rows);
     accounts(&mut rows);
     let table = senders.try_all(&rows).await;
@@ -398,55 +398,6 @@ fn policies(rows: &mut Vec<Row>) {
             .body(refer("default"))
             .may(&EVERYBODY),
     );
-}
-
-/// B2: backups and volumes that are kept.
-fn kept(rows: &mut Vec<Row>) {
-    let o = [Who::Operator];
-    let p = policy::DELETE_BACKUPS;
-    rows.push(row("B2", p, "DELETE Backup", Form::Delete, &format!("{BACKUPS}/t-backup")).may(&o));
-    let path = format!("{BACKUPS}?labelSelector=table%3Dyes");
-    rows.push(row("B2", p, "DELETE every Backup (deletecollection)", Form::Delete, &path).may(&o));
-    let p = policy::KEPT_VOLUMES;
-    let (kept, free) = (format!("{VOLUMES}/t-kept"), format!("{VOLUMES}/t-free"));
-    let label = |value: Value| json!({"metadata": {"labels": {names::LABEL_KEPT: value}}});
-    rows.push(row("B2", p, "DELETE kept volume", Form::Delete, &kept).may(&o));
-    let off = label(Value::Null);
-    rows.push(
-        row("B2", p, "kept volume's label off", Form::Merge, &kept).body(off.clone()).may(&o),
-    );
-    let status = format!("{kept}/status");
-    rows.push(
-        row("B2", p, "kept volume's label off, /status", Form::Merge, &status).body(off).may(&o),
-    );
-    rows.push(
-        row("B2", p, "kept volume's label changed", Form::Merge, &kept)
-            .body(label(json!("x")))
-            .may(&o),
-    );
-    rows.push(
-        row("B2", p, "label on another volume", Form::Merge, &free).body(label(json!("x"))).may(&o),
-    );
-    let reclaim = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}});
-    rows.push(
-        row("B2", p, "kept volume's reclaim policy", Form::Merge, &kept)
-            .body(reclaim.clone())
-            .may(&o),
-    );
-    let former = json!({"metadata": {"annotations": {names::ANNOTATION_FORMER: "{}"}}});
-    for (what, volume) in [("kept volume's record", &kept), ("another volume's record", &free)] {
-        rows.push(row("B2", p, what, Form::Merge, volume).body(former.clone()).may(&o));
-    }
-    let keep = json!({"metadata": {"annotations": {names::ANNOTATION_KEEP_DISK: "audit"}}});
-    rows.push(
-        row("", p, "kept volume is to stay kept", Form::Merge, &kept).body(keep).may(&EVERYBODY),
-    );
-    rows.push(
-        row("", p, "another volume's reclaim policy", Form::Merge, &free)
-            .body(reclaim)
-            .may(&EVERYBODY),
-    );
-    rows.push(row("", p, "DELETE another volume", Form::Delete, &free).may(&EVERYBODY));
 }
 
 /// T13, T16: the ledger of purges.

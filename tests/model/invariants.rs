@@ -131,7 +131,7 @@ impl Model {
                 && b.status.as_ref().and_then(|s| s.digest.as_deref())
                     == Some(&format!("c{content}"))
                 && b.spec.keep_until_time.is_some_and(|until| until >= at(keep))
-        }) && Live::Site(live).unretained().is_empty()
+        }) && Live::Site(live).unretained().is_none()
     }
 
     /// What the end of a state breaks, when everything is over and nothing more goes wrong.

@@ -9,6 +9,7 @@ use reprieve::api::{
     Alerts, App, DeletionPolicySpec, DeletionRequest, DeletionRequestStatus, Site, Time, names,
 };
 use reprieve::cluster::Exact;
+use reprieve::cluster::snapshots::ClaimSnapshot;
 use reprieve::deletion::alerts::{Alert, Answer};
 use reprieve::deletion::held::{Claim, Disk, Held, HeldKind};
 use reprieve::deletion::{PolicyFacts, SiteFacts};
@@ -68,6 +69,7 @@ pub fn site(index: usize, age: u8) -> SiteFacts {
             exact: exact("claim", name, age),
             owners: vec![],
             disk: Disk::Volume(Box::new(volume)),
+            snapshot: ClaimSnapshot::None,
         }],
         held: vec![held("Deployment", HeldKind::Deployment, Some(name), json!({ "replicas": 2 }))],
         live_digest: None,
