@@ -164,3 +164,15 @@ fn a_copy_of_a_record_goes_with_its_request() {
     assert!(annotation(&copy).is_null());
     assert_eq!(copy.value["spec"], json!({ "replicas": 0 }));
 }
+
+#[test]
+fn what_was_announced_of_a_disk_ends_when_it_is_held_again() {
+    let mut held = claim("acme", "data", "Delete").volume().unwrap().clone();
+    hold(&mut held, "first");
+    let mut record: Value = serde_json::from_str(annotation(&held).as_str().unwrap()).unwrap();
+    record["releaseTime"] = json!("2026-11-23T12:00:00Z");
+    held.value["metadata"]["annotations"][names::ANNOTATION_FORMER] = json!(record.to_string());
+    hold(&mut held, "second");
+    let record = annotation(&held).as_str().unwrap();
+    assert!(record.contains("second") && !record.contains("releaseTime"), "{record}");
+}

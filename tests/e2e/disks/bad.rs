@@ -137,15 +137,22 @@ fn restore_tells(stage: &People) {
         "spec": {"source": {"backupRefs": [{"name": "whole"}]}},
     });
     stage.admin.create(&restore).worked();
-    // It waits, and says for what, one after the other.
-    for (name, class) in [("elsewhere", "manual"), ("fast", "fast"), ("gone", "manual")] {
+    // It waits, and says for what.
+    let new = |name: &str, class: &str| {
+        volume(&format!("bad-{name}-new"), ("bad", name), class, "Retain")
+    };
+    let steps = [
+        ("elsewhere", "manual", vec![new("elsewhere", "manual"), new("gone", "manual")]),
+        ("fast", "fast", vec![new("fast", "fast")]),
+    ];
+    for (name, class, volumes) in steps {
         let class_missing =
             format!("there is no StorageClass {class} to make one: create that class");
         let said = format!("claim bad/{name} is Pending: it has no disk, and {class_missing}");
         stage.admin.until("rst bad", &said, |live| {
             crate::user::condition(live, "Succeeded").contains(&said)
         });
-        stage.make(&[volume(&format!("bad-{name}-new"), ("bad", name), class, "Retain")]);
+        stage.make(&volumes);
     }
     let live =
         stage.admin.until("rst bad", "its end", |live| !live["status"]["completionTime"].is_null());
