@@ -33,7 +33,8 @@ async fn disks_stay_are_told_of_and_go_only_when_announced() {
     stage.sandbox.stop().expect("nothing is left");
 }
 
-/// The figures of issue 6: `cargo test --test e2e disks::fifty -- --ignored --nocapture`.
+/// A large fleet: `cargo test --test e2e fifty -- --ignored --nocapture`. Its purge waits most of the
+/// time for namespaces: five requests of ten, one site in each wave.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn fifty_sites_with_disks_there_and_back_and_a_drill_of_ten() {
