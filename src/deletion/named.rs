@@ -58,16 +58,18 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
     let few = ids.len() <= FEW_IDS;
     let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
     let asked = |row: &EntityRow| wanted.contains(row.id.as_str());
-    let mut holders = match few {
-        true => lookup(&ctx.client, ids).await?,
-        false => by_id(list_entities(&ctx.client, TargetKind::Site, asked).await?),
+    let list = |kind| list_entities(&ctx.client, kind, asked);
+    let mut holders = match (few, kind) {
+        (true, _) => lookup(&ctx.client, ids).await?,
+        // Which Apps are inside of them is seen when the Sites are known.
+        (false, TargetKind::Site) => by_id(list(TargetKind::Site).await?),
+        (false, TargetKind::App) => {
+            let (sites, apps) = tokio::try_join!(list(TargetKind::Site), list(TargetKind::App))?;
+            by_id(sites.into_iter().chain(apps))
+        }
     };
     let mut apps = BTreeMap::new();
     if *kind == TargetKind::App {
-        if !few {
-            let rows = list_entities(&ctx.client, TargetKind::App, asked).await?;
-            add(&mut holders, by_id(rows));
-        }
         // An id of the other kind refuses the request: nothing more is asked of what has it.
         let all = holders.values().flatten().filter(|h| h.kind == TargetKind::App);
         let keys = all.filter_map(|h| Some((h.namespace.clone()?, h.name.clone()))).collect();
@@ -79,20 +81,30 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
     let mut sites = survey::sites(ctx, &names, request).await?;
     if few {
         survey::read_apps(ctx, &mut sites).await?;
-    } else if *kind == TargetKind::Site {
-        let namespaces = survey::namespaces_of(&sites);
-        let inside = |row: &EntityRow| {
-            row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
-        };
-        let listed =
-            list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await?;
-        survey::set_apps(&mut sites, listed.iter().filter(|row| inside(row)));
-        add(&mut holders, by_id(listed.into_iter().filter(asked)));
     }
-    survey::read_claims(ctx, &mut sites).await?;
-    if ids.len() <= SHOWN_MOST {
-        held_objects::read(ctx, &mut sites).await?;
-    }
+    let namespaces = survey::namespaces_of(&sites);
+    let inside = |row: &EntityRow| {
+        row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
+    };
+    let all_apps = async {
+        match (few, kind) {
+            (false, TargetKind::Site) => {
+                list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await
+            }
+            _ => Ok(vec![]),
+        }
+    };
+    let what_is_inside = async {
+        survey::read_claims(ctx, &mut sites).await?;
+        match ids.len() <= SHOWN_MOST {
+            true => held_objects::read(ctx, &mut sites).await,
+            false => Ok(()),
+        }
+    };
+    // The list of all Apps takes the longest of all.
+    let (listed, ()) = tokio::try_join!(all_apps, what_is_inside)?;
+    survey::set_apps(&mut sites, listed.iter().filter(|row| inside(row)));
+    add(&mut holders, by_id(listed.into_iter().filter(asked)));
     Ok(ScopeFacts { holders, sites, apps, others })
 }
 

@@ -48,7 +48,7 @@ struct Args {
     #[arg(long, default_value_t = 1000)]
     ids: usize,
     /// Number of Sites of the plan under a Development policy; all of its plan must fit a status.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 150)]
     development: usize,
     /// Number of Sites of the plan under a Production policy.
     #[arg(long, default_value_t = 100)]

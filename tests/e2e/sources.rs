@@ -199,9 +199,26 @@ async fn a_fleet_comes_back_from_its_store_alone() {
     assert_eq!(sync(&admin, &again), [""; 0], "nor does the next one");
     before.acme.expect_equal(&Snapshot::take(&new, "acme").await, "after the next sync");
     before.bolt.expect_equal(&Snapshot::take(&new, "bolt").await, "after the next sync");
+    let alice = User::person(&new, "alice", "reprieve-requester");
+    the_request_is_applied_again(&alice, "Refused", &["False UnknownId", "\"site-3\""]);
     begins_anew(&admin);
     step("a site that begins anew");
+    // Its namesake of before was approved; of this one there is a dry run and no more.
+    admin.kubectl("delete dreq leaving").worked();
+    let live = the_request_is_applied_again(&alice, "AwaitingApproval", &["True ScopeValid"]);
+    expect_condition(&live, "Approved", &["False AwaitingApprovals", "0 of 2 approvals"]);
     new.stop().expect("nothing is left");
+}
+
+/// T17: GitOps brings the finished request into the new cluster as well.
+fn the_request_is_applied_again(alice: &User, state: &str, words: &[&str]) -> Value {
+    let mut leaving = request("leaving", "Site", &["site-3".to_owned()]);
+    // As long as the policy that is there now has it.
+    leaving["spec"]["retentionSeconds"] = Value::Null;
+    alice.create(&leaving).worked();
+    let live = alice.until_state("leaving", state);
+    expect_condition(&live, "ScopeValid", words);
+    live
 }
 
 /// Sites and Apps are made anew before anybody can restore them. One of the namespaces too.
