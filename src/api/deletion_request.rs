@@ -181,6 +181,9 @@ pub struct DeletionRequestStatus {
     /// The state in one word, for people; programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RequestState>,
+    /// Since when it is in that state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_time: Option<Time>,
     /// What the request waits for and who can give it, or how it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

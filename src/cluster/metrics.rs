@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::drill_metrics::DrillMetrics;
 use super::hooks::HookMetrics;
+use super::request_metrics::RequestMetrics;
 use super::restore_metrics::RestoreMetrics;
 
 /// The operator's metrics. Names are documented by their help text at `/metrics`.
@@ -40,8 +41,8 @@ pub struct Metrics {
     pub purged_yet_alive: Gauge,
     /// Entities that were purged, by kind.
     pub purged: Family<Kind, Counter>,
-    /// DeletionRequests that ended, by state and reason.
-    pub requests_ended: Family<Ended, Counter>,
+    /// What is told of DeletionRequests.
+    pub told_requests: RequestMetrics,
     requests: Family<InState, Gauge>,
     gates: Family<Gate, Gauge>,
     open: Mutex<Option<CountRequests>>,
@@ -109,15 +110,6 @@ struct InState {
 struct Gate {
     gate: String,
     reason: String,
-}
-
-/// Labels of [`Metrics::requests_ended`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Ended {
-    /// The state in which it ended.
-    pub state: String,
-    /// Why, as the condition `Succeeded` has it.
-    pub reason: String,
 }
 
 struct CountOf(Box<dyn Fn() -> Counts + Send + Sync>);
@@ -238,12 +230,7 @@ impl Metrics {
         );
         let purged = Family::default();
         registry.register("purged", "Entities that were purged", purged.clone());
-        let requests_ended = Family::default();
-        registry.register(
-            "requests_ended",
-            "DeletionRequests that ended, by state and reason",
-            requests_ended.clone(),
-        );
+        let told_requests = RequestMetrics::new(&mut registry);
         let requests = Family::default();
         registry.register(
             "requests",
@@ -346,7 +333,7 @@ impl Metrics {
             unexpected_deletes,
             unexpected_deletes_open,
             alert_source_up,
-            requests_ended,
+            told_requests,
             requests,
             gates,
             open: Mutex::default(),

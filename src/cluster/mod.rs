@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod order;
 mod pages;
 pub mod readiness;
+pub mod request_metrics;
 pub mod restore_metrics;
 pub mod snapshots;
 pub mod unexpected;

@@ -59,11 +59,9 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 use self::alertmanager::Sources;
-use crate::api::{
-    Backup, ConditionStatus, ConditionType, Conditions, DeletionRequest, DeletionRequestStatus,
-    RequestState, names,
-};
-use crate::cluster::metrics::{Ended, Kind, RequestCounts};
+use crate::api::{Backup, ConditionStatus, Conditions, DeletionRequest, RequestState, names};
+use crate::cluster::metrics::{Kind, RequestCounts};
+use crate::cluster::request_metrics::note_state;
 use crate::cluster::{Context, Error, Result, Shutdown, drive, watch_guard, write_status};
 use crate::store::Store;
 
@@ -123,6 +121,7 @@ async fn reconcile(
             return Ok(false);
         }
         decide::tell_refused(&facts, &mut decision, &done.refused, ctx.now());
+        note_state(facts.request.status.as_ref(), &mut decision.status, ctx.now());
         let api: Api<DeletionRequest> = Api::all(ctx.client.clone());
         // Strict: a status that was decided on an older request, one without the cancel of this
         // very moment for example, must not be written.
@@ -137,7 +136,9 @@ async fn reconcile(
         Ok::<_, Error>(true)
     };
     match written.await {
-        Ok(true) => told_of_its_end(&ctx, facts.request.status.as_ref(), &decision.status),
+        Ok(true) => {
+            ctx.metrics.told_requests.tell(facts.request.status.as_ref(), &decision.status);
+        }
         Ok(false) => return Ok(Action::requeue(Duration::ZERO)),
         Err(error) if error.status().is_some_and(|s| s.code == 409) => {
             tracing::debug!(request = request.name_any(), %error, "changed meanwhile");
@@ -149,20 +150,6 @@ async fn reconcile(
         ctx.tell(&facts.request, note).await;
     }
     Ok(decision.requeue.map_or_else(Action::await_change, Action::requeue))
-}
-
-/// Counts a request that has just ended.
-fn told_of_its_end(
-    ctx: &Context,
-    before: Option<&DeletionRequestStatus>,
-    now: &DeletionRequestStatus,
-) {
-    if now.has_ended() && !before.is_some_and(DeletionRequestStatus::has_ended) {
-        let state = now.state.map_or_else(String::new, |state| format!("{state:?}"));
-        let reason = now.conditions.get(ConditionType::Succeeded);
-        let reason = reason.map_or_else(String::new, |c| c.reason.clone());
-        ctx.metrics.requests_ended.get_or_create(&Ended { state, reason }).inc();
-    }
 }
 
 /// Requests by state, and what keeps the open ones, from the watch.

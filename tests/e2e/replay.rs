@@ -8,7 +8,10 @@ use reprieve::sandbox::{Sandbox, audit};
 use serde_json::{Value, json};
 
 use crate::alerts::Stage;
-use crate::user::{Snapshot, condition, request};
+use crate::user::{Snapshot, User, condition, request};
+
+/// The field manager of Flux.
+const FLUX: &str = "kustomize-controller";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_approved_once_is_not_approved_again() {
@@ -21,6 +24,7 @@ async fn what_was_approved_once_is_not_approved_again() {
     let [one, two, three, four, five] = &sites[..] else { panic!("five sites") };
     let pair = stage.prepare("pair", &json!({"quorum": {"approvals": 2}}), 1);
     approvals_of_something_else(&stage, &pair[0]);
+    approvals_survive_syncs(&stage, &sandbox, &pair[0]);
     finished_requests(&stage, &sandbox, two).await;
     deleted_in_each_state(&stage, &sandbox, &[one, three, four, five]).await;
     let records = sandbox.audit().read().expect("the audit log");
@@ -70,6 +74,102 @@ fn approvals_of_something_else(stage: &Stage, site: &str) {
     assert!(said.contains("bob approved another digest"), "{said}");
     assert_eq!(live["status"]["state"], "AwaitingApproval", "{}", live["status"]);
     stage.alice.kubectl("delete dreq second --timeout=60s").worked();
+}
+
+/// A request that lies in git, synced while people approve it. Flux takes over what any manager
+/// named `kubectl…` has written and applies without it, so that an approval that was made with
+/// kubectl is wiped from the request; Argo CD's server-side apply leaves it. What the status has
+/// recorded counts.
+fn approvals_survive_syncs(stage: &Stage, sandbox: &Sandbox, site: &str) {
+    let carol = User::person(sandbox, "carol", "reprieve-approver");
+    let mut manifest = request("synced", "Site", &[format!("id-{site}")]);
+    manifest["spec"]["retentionSeconds"] = json!(300);
+    // Filled in by the guard it would be taken over and left out as well, which the guard refuses.
+    manifest["metadata"]["annotations"] = json!({"reprieve.dev/requested-by": "alice"});
+    let apply = |manager: &str| {
+        let args = format!("apply --server-side --force-conflicts --field-manager={manager} -f -");
+        stage.alice.with_input(&args, &manifest.to_string()).worked();
+    };
+    let flux = || {
+        take_over(&stage.alice, "synced");
+        apply(FLUX);
+    };
+    let bobs = |live: &Value| live["metadata"]["annotations"]["approval.reprieve.dev/bob"].clone();
+    let said = |live: &Value| live["status"]["approvals"].as_array().map_or(0, Vec::len);
+    apply(FLUX);
+    stage.alice.until_state("synced", "AwaitingApproval");
+    stage.bob.approve("synced", "bob").worked();
+    let live = stage.alice.until("dreq synced", "one approval of two", |live| said(live) == 1);
+    assert!(bobs(&live).is_string(), "{}", live["metadata"]);
+    flux();
+    let live = stage.alice.get("dreq synced");
+    assert!(bobs(&live).is_null(), "Flux wipes it: {}", live["metadata"]);
+    apply("argocd-controller");
+    // It was looked at since: the condition speaks of what is missing, and of one alone.
+    let live = stage.alice.until("dreq synced", "one approval of two", |live| {
+        condition(live, "Approved").contains("1 of 2 approvals")
+    });
+    assert_eq!(live["status"]["approvals"][0]["user"], "bob", "{}", live["status"]);
+    carol.approve("synced", "carol").worked();
+    stage.alice.until_state("synced", "Held");
+    flux();
+    apply("argocd-controller");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let live = stage.alice.get("dreq synced");
+    assert_eq!((&live["status"]["state"], said(&live)), (&json!("Held"), 2), "{}", live["status"]);
+    assert!(condition(&live, "Approved").starts_with("True"), "{}", condition(&live, "Approved"));
+    stage.alice.kubectl("delete dreq synced --timeout=60s").worked();
+    stage.until_active(&[site.to_owned()]);
+}
+
+/// As Flux does before each apply (fluxcd/pkg/ssa, `PatchReplaceFieldsManagers`): what managers
+/// named `kubectl…` own is Flux's own from now on.
+fn take_over(user: &User, request: &str) {
+    // The operator writes as well: a conflict is met by reading again.
+    let taken = (0..20).any(|_| try_to_take_over(user, request));
+    assert!(taken, "a conflict each time");
+}
+
+fn try_to_take_over(user: &User, request: &str) -> bool {
+    let live = user.kubectl(&format!("get dreq {request} -o json --show-managed-fields"));
+    let live: Value = serde_json::from_str(live.worked()).expect("JSON");
+    let all = live["metadata"]["managedFields"].as_array().expect("field managers").clone();
+    let is_kubectl = |entry: &&Value| {
+        entry["manager"].as_str().is_some_and(|manager| manager.starts_with("kubectl"))
+    };
+    let taken: Vec<&Value> = all.iter().filter(is_kubectl).collect();
+    let mut left: Vec<Value> = all.iter().filter(|e| !is_kubectl(e)).cloned().collect();
+    let own = left.iter_mut().find(|e| e["manager"] == FLUX && e["operation"] == "Apply");
+    let own = own.expect("Flux has applied it");
+    for entry in taken {
+        union(&mut own["fieldsV1"], &entry["fieldsV1"]);
+    }
+    let version = &live["metadata"]["resourceVersion"];
+    let patch = json!([
+        {"op": "replace", "path": "/metadata/managedFields", "value": left},
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+    ]);
+    let said = user.run(&["patch", "dreq", request, "--type=json", "-p", &patch.to_string()], "");
+    assert!(
+        said.ok
+            || said.err.contains("(Conflict)")
+            || said.err.contains("the object has been modified"),
+        "{}",
+        said.err
+    );
+    said.ok
+}
+
+/// All fields of both.
+fn union(into: &mut Value, from: &Value) {
+    match (into.as_object_mut(), from.as_object()) {
+        (Some(into), Some(from)) => {
+            for (key, value) in from {
+                union(into.entry(key).or_insert_with(|| json!({})), value);
+            }
+        }
+        _ => *into = from.clone(),
+    }
 }
 
 /// T17: a pipeline applies a request that has done its work, when it was deleted, and when the site

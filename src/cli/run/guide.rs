@@ -7,7 +7,7 @@ use clap::Args as _;
 use super::args::Args;
 use crate::cluster::Metrics;
 use crate::cluster::metrics::{
-    Counts, Ended, KeptDisk, Kind, Policy, Reconciled, RequestCounts, Room, Source, Warned,
+    Counts, KeptDisk, Kind, Policy, Reconciled, RequestCounts, Room, Source, Warned,
 };
 use crate::guard;
 
@@ -47,7 +47,7 @@ fn metrics() -> String {
     drop(metrics.kept_disks.get_or_create(&KeptDisk { state: "" }));
     drop(metrics.purged.get_or_create(&Kind { kind: String::new() }));
     drop(metrics.alert_source_up.get_or_create(&Source { url: String::new() }));
-    drop(metrics.requests_ended.get_or_create(&Ended::default()));
+    metrics.told_requests.example();
     let one = || ((String::new(), String::new()), 1);
     metrics.count_requests(move || RequestCounts {
         states: [(String::new(), 1)].into(),
