@@ -1,6 +1,6 @@
 //! Collects a site, writes it to the store and reads it back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -14,7 +14,7 @@ use crate::api::{
 use crate::cluster::collect::{Collected, Freshness, ObjectState, Walk};
 use crate::cluster::discover::Kinds;
 use crate::cluster::former::RETAIN;
-use crate::cluster::snapshots::{self, ClaimSnapshot, Content};
+use crate::cluster::snapshots::{self, ClaimSnapshot};
 use crate::cluster::volume::not_its_own;
 use crate::cluster::{Context, During, Error, Result};
 use crate::store::{
@@ -48,13 +48,14 @@ async fn try_back_up(ctx: &Context, store: &Store, job: &Job) -> Result<Outcome,
         }
     };
     let written = writer.finish().await.map_err(unavailable)?;
+    let (volumes, lost_disks) = disks(ctx, read.claims).await.map_err(unseen)?;
     let result = Made {
         location: written.location.clone(),
         digest: written.manifest.root_digest.clone(),
         objects: clamp(written.manifest.count),
         bytes: clamp(written.size),
-        lost_disks: lost_disks(ctx, &read.claims).await.map_err(unseen)?,
-        volumes: volumes(ctx, read.claims).await.map_err(unseen)?,
+        lost_disks,
+        volumes,
         versions: read.versions,
         changed: read.changed,
         recipients: store.recipients(),
@@ -173,63 +174,46 @@ async fn write(writer: &mut ArchiveWriter, mut walk: Walk, kinds: &Kinds) -> Res
     Ok(Read { claims, versions, changed, contents })
 }
 
-/// The claims whose volume is not there, or is another claim's, and what is so with each.
-async fn lost_disks(ctx: &Context, claims: &[Claim]) -> Result<Vec<String>> {
-    let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let mut lost = vec![];
-    for claim in claims.iter().filter(|claim| !claim.bound) {
-        let (Some(volume), Some((namespace, name))) = (&claim.volume, claim.name.split_once('/'))
-        else {
-            continue;
-        };
-        let live = api.get_opt(volume).await.during(format!("read the volume {volume}"))?;
-        let why = not_its_own(volume, live.as_ref(), namespace, name);
-        lost.extend(why.map(|why| format!("claim {}: {why}", claim.name)));
-    }
-    Ok(lost)
-}
-
 /// How the disk of each claim is protected: kept, when its volume's reclaim policy is `Retain`;
-/// otherwise by a snapshot whose content is kept.
-async fn volumes(ctx: &Context, claims: Vec<Claim>) -> Result<Vec<VolumeProtection>> {
+/// otherwise by a snapshot whose content is kept. And the claims whose volume is not there, or is
+/// another claim's, with what is so with each.
+async fn disks(ctx: &Context, claims: Vec<Claim>) -> Result<(Vec<VolumeProtection>, Vec<String>)> {
     let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let mut all = vec![];
-    for claim in claims {
+    let (mut all, mut lost) = (vec![], vec![]);
+    for Claim { name: claim, volume, bound } in claims {
         let mut protection = Protection::None;
-        if let Some(volume) = &claim.volume {
+        if let Some(volume) = &volume {
             let live = api.get_opt(volume).await.during(format!("read the volume {volume}"))?;
-            let (namespace, name) = claim.name.split_once('/').unwrap_or_default();
-            let own =
-                |v: &PersistentVolume| not_its_own(volume, Some(v), namespace, name).is_none();
-            let policy = live.filter(own).and_then(|v| v.spec?.persistent_volume_reclaim_policy);
-            if policy.as_deref() == Some(RETAIN) {
-                protection = Protection::RetainedDisk;
+            let (namespace, name) = claim.split_once('/').unwrap_or_default();
+            match not_its_own(volume, live.as_ref(), namespace, name) {
+                Some(why) if !bound => lost.push(format!("claim {claim}: {why}")),
+                Some(_) => {}
+                None => {
+                    let policy = live.and_then(|v| v.spec?.persistent_volume_reclaim_policy);
+                    if policy.as_deref() == Some(RETAIN) {
+                        protection = Protection::RetainedDisk;
+                    }
+                }
             }
         }
-        all.push(VolumeProtection { claim: claim.name, protection, snapshot: None });
+        all.push(VolumeProtection { claim, protection, snapshot: None });
     }
     by_snapshots(ctx, &mut all).await?;
-    Ok(all)
+    Ok((all, lost))
 }
 
 /// Says of claims whose disk may go whether the content of a snapshot stays.
 async fn by_snapshots(ctx: &Context, all: &mut [VolumeProtection]) -> Result<()> {
-    let mut bare: Vec<_> = all.iter_mut().filter(|v| v.protection == Protection::None).collect();
-    let failed = |error| Error::answer("look for snapshots of disks", error);
-    let contents = match bare.is_empty() {
-        true => None,
-        false => snapshots::contents(&ctx.client).await.map_err(failed)?,
+    let bare = all.iter_mut().filter(|v| v.protection == Protection::None);
+    let named = |v: &mut VolumeProtection| {
+        let (namespace, claim) = v.claim.split_once('/').unwrap_or_default();
+        (namespace.to_owned(), claim.to_owned())
     };
-    let Some(contents) = contents else { return Ok(()) };
-    let contents: Vec<Content> = contents.iter().map(Content::of).collect();
-    let mut known: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for volume in &mut bare {
-        let Some((namespace, claim)) = volume.claim.split_once('/') else { continue };
-        if !known.contains_key(namespace) {
-            let found = snapshots::snapshots(&ctx.client, namespace).await.map_err(failed)?;
-            known.insert(namespace.to_owned(), found.unwrap_or_default());
-        }
-        let found = snapshots::of_claim(namespace, claim, &known[namespace], &contents);
+    let claims: Vec<(String, String)> = bare.map(named).collect();
+    let failed = |error| Error::answer("look for snapshots of disks", error);
+    let found = snapshots::of_claims(&ctx.client, &claims).await.map_err(failed)?;
+    let bare = all.iter_mut().filter(|v| v.protection == Protection::None);
+    for (volume, found) in bare.zip(found) {
         if let ClaimSnapshot::Ready { name, kept: true } = found {
             volume.protection = Protection::Snapshot;
             volume.snapshot = Some(name);

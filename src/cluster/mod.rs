@@ -13,6 +13,8 @@ pub mod drill_metrics;
 mod driver;
 mod error;
 pub mod fence;
+#[cfg(test)]
+pub mod fixtures;
 pub mod form;
 pub mod former;
 mod guard;

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::api::{ConditionType, Conditions, DeletionRequestStatus, RequestState, Time};
+use crate::api::{ConditionType, Conditions, DeletionRequestStatus, Time};
 
 /// Labels of requests that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,7 +110,7 @@ pub fn note_state(
     let same = |before: &&DeletionRequestStatus| before.state == now.state;
     now.state_time = match before.filter(same).and_then(|before| before.state_time) {
         Some(since) => Some(since),
-        None => now.state.map(|_: RequestState| at),
+        None => now.state.map(|_| at),
     };
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
-    use crate::api::Approval;
+    use crate::api::{Approval, RequestState};
 
     fn at(seconds: i64) -> Time {
         chrono::DateTime::from_timestamp(seconds, 0).unwrap().into()

@@ -1,6 +1,8 @@
 //! CSI snapshots of volumes, as far as they protect the disks of claims: the lists, and what is read
 //! from them. Where the cluster does not have that API there are none.
 
+use std::collections::BTreeMap;
+
 use kube::Client;
 use kube::discovery::ApiResource;
 use serde_json::Value;
@@ -104,7 +106,7 @@ pub enum ClaimSnapshot {
 
 /// What there is of snapshots of this claim, among these VolumeSnapshots of its namespace and all
 /// contents. What a VolumeSnapshot says of its content counts only where the content says the same.
-pub fn of_claim(
+fn of_claim(
     namespace: &str,
     claim: &str,
     snapshots: &[Value],
@@ -139,6 +141,34 @@ pub fn of_claim(
     }
 }
 
+/// What there is of snapshots of each of these claims (namespace, name), in their order: one list
+/// of all contents, and one of each namespace.
+///
+/// # Errors
+/// Any answer of the API server but that it does not have that API.
+pub async fn of_claims(
+    client: &Client,
+    claims: &[(String, String)],
+) -> Result<Vec<ClaimSnapshot>, CollectError> {
+    let contents = match claims {
+        [] => None,
+        _ => contents(client).await?,
+    };
+    let Some(contents) = contents else { return Ok(vec![ClaimSnapshot::None; claims.len()]) };
+    let contents: Vec<Content> = contents.iter().map(Content::of).collect();
+    let mut known: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for (namespace, _) in claims {
+        if !known.contains_key(&**namespace) {
+            let found = snapshots(client, namespace).await?;
+            known.insert(namespace, found.unwrap_or_default());
+        }
+    }
+    let of = |(namespace, claim): &(String, String)| {
+        of_claim(namespace, claim, &known[&**namespace], &contents)
+    };
+    Ok(claims.iter().map(of).collect())
+}
+
 fn kind(word: &str, plural: &str, namespaced: bool) -> Kind {
     let resource = ApiResource {
         group: GROUP.to_owned(),
@@ -163,10 +193,7 @@ pub async fn contents(client: &Client) -> Result<Option<Vec<Value>>, CollectErro
 ///
 /// # Errors
 /// Any other answer of the API server.
-pub async fn snapshots(
-    client: &Client,
-    namespace: &str,
-) -> Result<Option<Vec<Value>>, CollectError> {
+async fn snapshots(client: &Client, namespace: &str) -> Result<Option<Vec<Value>>, CollectError> {
     let kind = kind(SNAPSHOT, "volumesnapshots", true);
     where_served(list(client, &kind, Some(namespace), Freshness::Live).await)
 }
@@ -183,6 +210,7 @@ fn where_served(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::fixtures::merge;
     use serde_json::json;
 
     fn content(name: &str, snapshot: &str, more: Value) -> Value {
@@ -194,19 +222,8 @@ mod tests {
             },
             "status": {"readyToUse": true, "snapshotHandle": format!("h-{name}"), "creationTime": 5},
         });
-        merge(&mut live, &more);
+        merge(&mut live, more);
         live
-    }
-
-    fn merge(into: &mut Value, more: &Value) {
-        match (into, more) {
-            (Value::Object(into), Value::Object(more)) => {
-                for (key, value) in more {
-                    merge(into.entry(key.clone()).or_insert(Value::Null), value);
-                }
-            }
-            (into, more) => *into = more.clone(),
-        }
     }
 
     fn snapshot(name: &str, content: &str, more: Value) -> Value {
@@ -215,7 +232,7 @@ mod tests {
             "spec": {"source": {"persistentVolumeClaimName": "data"}},
             "status": {"readyToUse": true, "boundVolumeSnapshotContentName": content},
         });
-        merge(&mut live, &more);
+        merge(&mut live, more);
         live
     }
 

@@ -16,23 +16,13 @@ use crate::api::{
     Environment, Plan, PlanHead, RequestState, RetentionWindow, Site, Target, TargetKind, Time,
     names,
 };
+pub use crate::cluster::fixtures::merge;
 use crate::cluster::snapshots::ClaimSnapshot;
 use crate::cluster::{Exact, GuardState, Holder};
 
 /// Some time.
 pub fn at(seconds: i64) -> Time {
     chrono::DateTime::from_timestamp(1_650_000_000 + seconds, 0).unwrap().into()
-}
-
-pub fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }
 
 /// A policy for Development: two people, three with override, 10 to 1000 s, by default 60.

@@ -1,7 +1,7 @@
 //! Reads the objects that a hold changes, and those that go on: workloads, and the contents of
 //! snapshots. Live reads, every one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kube::ResourceExt;
@@ -12,7 +12,7 @@ use super::survey::{CONCURRENCY, MANY, Sites, owners};
 use crate::api::names;
 use crate::cluster::collect::{Freshness, for_each, list};
 use crate::cluster::discover::Kind;
-use crate::cluster::snapshots::{self, Content, of_claim};
+use crate::cluster::snapshots;
 use crate::cluster::{Context, Error, Exact, Result};
 
 /// The kinds of workloads that are looked at: group and version, kind, plural.
@@ -145,18 +145,11 @@ async fn snapshot_contents(ctx: &Context, sites: &mut Sites) -> Result<()> {
 pub(super) async fn read_snapshots(ctx: &Context, sites: &mut Sites) -> Result<()> {
     let claims = sites.values_mut().flat_map(|site| &mut site.claims);
     let mut lost: Vec<&mut Claim> = claims.filter(|c| c.disk == Disk::Lost).collect();
-    if lost.is_empty() {
-        return Ok(());
-    }
-    let contents = snapshots::contents(&ctx.client).await.map_err(failed)?;
-    let contents: Vec<Content> = contents.iter().flatten().map(Content::of).collect();
-    let namespaces: BTreeSet<String> = lost.iter().map(|c| c.namespace().to_owned()).collect();
-    for namespace in namespaces {
-        let all = snapshots::snapshots(&ctx.client, &namespace).await.map_err(failed)?;
-        for claim in lost.iter_mut().filter(|c| c.namespace() == namespace) {
-            let all = all.as_deref().unwrap_or_default();
-            claim.snapshot = of_claim(&namespace, claim.short_name(), all, &contents);
-        }
+    let name = |c: &&mut Claim| (c.namespace().to_owned(), c.short_name().to_owned());
+    let names: Vec<(String, String)> = lost.iter().map(name).collect();
+    let found = snapshots::of_claims(&ctx.client, &names).await.map_err(failed)?;
+    for (claim, snapshot) in lost.iter_mut().zip(found) {
+        claim.snapshot = snapshot;
     }
     Ok(())
 }

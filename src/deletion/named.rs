@@ -32,8 +32,7 @@ pub(super) async fn observe_planned(
     request: &DeletionRequest,
     planned: &[PlanEntity],
 ) -> Result<ScopeFacts> {
-    let of_app = |e: &PlanEntity| Some((e.namespaces.first()?.name.clone(), e.name.clone()));
-    let of_apps = planned.iter().filter(|e| e.kind == TargetKind::App).filter_map(of_app);
+    let of_apps = planned.iter().filter(|e| e.kind == TargetKind::App).filter_map(app_key);
     let apps = observe_apps(ctx, of_apps.collect(), request).await?;
     let of_sites = planned.iter().filter(|e| e.kind == TargetKind::Site);
     let names = of_sites.map(|e| e.name.clone()).chain(sites_of(&apps)).collect();
@@ -43,6 +42,11 @@ pub(super) async fn observe_planned(
     survey::read_backups(ctx, &mut sites, request).await?;
     held_objects::read(ctx, &mut sites).await?;
     Ok(ScopeFacts { sites, apps, ..Default::default() })
+}
+
+/// Namespace and name of a planned App.
+pub(super) fn app_key(entity: &PlanEntity) -> Option<(String, String)> {
+    Some((entity.namespaces.first()?.name.clone(), entity.name.clone()))
 }
 
 /// The names of the Sites that these Apps are in.

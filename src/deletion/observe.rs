@@ -15,7 +15,7 @@ use super::backups::{backup_of, is_verified};
 use super::held::{Claim, Held};
 use super::ledger;
 use super::live::Live;
-use super::named::{ScopeFacts, observe_planned, observe_scope};
+use super::named::{ScopeFacts, app_key, observe_planned, observe_scope};
 use super::rolling::RollingFacts;
 use super::rolling_ledger;
 use crate::api::{
@@ -297,11 +297,10 @@ pub(super) async fn observe(
         guard = observe_guard(ctx, &probe_targets(&request, &sites, planned)).await?;
     }
     let next = next_entity(planned).filter(|_| state == RequestState::Purging);
-    let is_next = |kind, name: &str| next.is_some_and(|e| e.kind == kind && e.name == name);
+    let next_app = next.filter(|e| e.kind == TargetKind::App).and_then(app_key);
     let holds = matches!(state, RequestState::Held | RequestState::Purging);
-    for ((namespace, name), app) in &mut apps {
-        let is_next = is_next(TargetKind::App, name)
-            && next.is_some_and(|e| e.namespaces.iter().any(|n| n.name == *namespace));
+    for (key, app) in &mut apps {
+        let is_next = next_app.as_ref() == Some(key);
         // Of one that was deleted past the guard only its objects tell whether it begins to go.
         let asked = app.past_guard && holds && !wants_to_end(&request);
         if (is_next || asked)
@@ -310,10 +309,9 @@ pub(super) async fn observe(
             read_app(ctx, store, app, site).await?;
         }
     }
-    for (name, site) in &mut sites {
-        if is_next(TargetKind::Site, name) {
-            read_digest(ctx, site).await?;
-        }
+    let next_site = next.filter(|e| e.kind == TargetKind::Site);
+    if let Some(site) = next_site.and_then(|e| sites.get_mut(&e.name)) {
+        read_digest(ctx, site).await?;
     }
     let mut facts = Facts {
         request,

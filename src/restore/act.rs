@@ -2,15 +2,14 @@
 //! all of it is read back.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
-use tokio::sync::OnceCell;
 
 use super::create;
 use super::decide::Job;
@@ -167,8 +166,7 @@ impl Work {
     }
 
     pub(super) fn maker<'a>(&'a self, kinds: &'a Kinds, since: &'a str) -> Maker<'a> {
-        let (own, contents) = (Mutex::default(), OnceCell::new());
-        Maker { client: &self.ctx.client, kinds, restore: &self.restore, since, own, contents }
+        Maker::new(&self.ctx.client, kinds, &self.restore, since)
     }
 
     pub(super) async fn live(&self, job: &Job) -> Result<Option<Site>, Attempt> {

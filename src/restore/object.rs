@@ -144,6 +144,14 @@ pub struct Maker<'a> {
     pub contents: OnceCell<Option<Vec<Content>>>,
 }
 
+impl<'a> Maker<'a> {
+    /// For this Restore; what this operator has created since then is its own.
+    pub fn new(client: &'a Client, kinds: &'a Kinds, restore: &'a str, since: &'a str) -> Self {
+        let (own, contents) = (Mutex::default(), OnceCell::new());
+        Self { client, kinds, restore, since, own, contents }
+    }
+}
+
 /// An API error that may pass by itself.
 pub fn may_pass(error: &kube::Error) -> bool {
     match error {

@@ -26,14 +26,7 @@ async fn made(archived: &Value, live: &Value, own: bool) -> (&'static str, Vec<V
     let client = server.client();
     let kinds = discover(&client).await.unwrap();
     let since = "2026-11-22T17:00:00Z";
-    let maker = Maker {
-        client: &client,
-        kinds: &kinds,
-        restore: "r",
-        since,
-        own: Mutex::default(),
-        contents: OnceCell::new(),
-    };
+    let maker = Maker::new(&client, &kinds, "r", since);
     if own {
         maker.is_own("acme");
     }

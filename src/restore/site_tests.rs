@@ -5,7 +5,6 @@ use std::sync::Mutex;
 
 use object_store::memory::InMemory;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
 use super::super::fixtures::{Server, entry};
 use super::super::index::Indexing;
@@ -44,15 +43,7 @@ async fn every_object_of_every_page_is_read_as_it_is() {
         let server = Server { objects: maps.clone(), page: 3, forgets, ..Server::default() };
         let client = server.client();
         let kinds = discover(&client).await.unwrap();
-        let own = Mutex::default();
-        let maker = Maker {
-            client: &client,
-            kinds: &kinds,
-            restore: "r",
-            since: "",
-            own,
-            contents: OnceCell::new(),
-        };
+        let maker = Maker::new(&client, &kinds, "r", "");
         let mut read = BTreeMap::new();
         let mut take = |key: ObjectKey, live: Value| drop(read.insert(key.to_string(), live));
         let result = read_back(&maker, reads(&maker, &plan, |_, _| true), &mut take).await;
@@ -71,15 +62,7 @@ async fn what_is_not_there_is_missed() {
         let server = Server { objects, page: 3, ..Server::default() };
         let client = server.client();
         let kinds = discover(&client).await.unwrap();
-        let own = Mutex::default();
-        let maker = Maker {
-            client: &client,
-            kinds: &kinds,
-            restore: "r",
-            since: "",
-            own,
-            contents: OnceCell::new(),
-        };
+        let maker = Maker::new(&client, &kinds, "r", "");
         let work = Work {
             ctx: Context::new(client.clone()),
             store: Store::over(Arc::new(InMemory::new()), "memory:///"),

@@ -1,7 +1,5 @@
 //! What a claim and a VolumeSnapshot come back from.
 
-use std::sync::Mutex;
-
 use tokio::sync::OnceCell;
 
 use super::super::fixtures::{Server, entry};
@@ -31,14 +29,8 @@ async fn from(
 ) -> Result<(Value, String), (Reason, String)> {
     let client = Server::default().client();
     let kinds = discover(&client).await.unwrap();
-    let maker = Maker {
-        client: &client,
-        kinds: &kinds,
-        restore: "r",
-        since: "",
-        own: Mutex::default(),
-        contents: OnceCell::new_with(Some(contents)),
-    };
+    let mut maker = Maker::new(&client, &kinds, "r", "");
+    maker.contents = OnceCell::new_with(Some(contents));
     let key: ObjectKey = "PersistentVolumeClaim/a/data".parse().unwrap();
     let mut body = json!({"spec": {"dataSourceRef": {"kind": "Database", "name": "x"}}});
     let snapshots: Vec<Snapshot> =

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{Site, TargetKind};
 use crate::cluster::Holder;
+use crate::cluster::fixtures::merge;
 use crate::site::awaiting::Known;
 
 fn site(extra: Value) -> Site {
@@ -15,17 +16,6 @@ fn site(extra: Value) -> Site {
     });
     merge(&mut site, extra);
     serde_json::from_value(site).unwrap()
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }
 
 fn namespace(extra: Value) -> NamespaceFacts {

@@ -44,6 +44,17 @@ pub struct Purge {
     pub site: Option<Identity>,
 }
 
+impl Purge {
+    /// Name and id of the Site that went, or that the App was in. None: an older operator made the
+    /// note of an App.
+    pub fn site_of(&self) -> Option<(&str, &str)> {
+        match self.kind {
+            TargetKind::Site => Some((&self.name, &self.id)),
+            TargetKind::App => self.site.as_ref().map(|site| (&*site.name, &*site.id)),
+        }
+    }
+}
+
 impl Store {
     /// Notes that an entity was purged. The first note of a UID stays.
     ///

@@ -11,41 +11,23 @@ use crate::cluster::{Context, Note, patch_exact};
 /// Carries out what was decided on a disk, and counts. A write that fails, for the volume has
 /// changed since for example, is decided on anew at the next look.
 pub async fn act(ctx: &Context, disk: &Disk, decision: Decision, looked: &mut Looked) {
-    let name = disk.exact.name.clone();
-    match decision {
-        Decision::Keep(why) => {
-            let (Hindrance::Needed(why) | Hindrance::Unknown(why)) = why;
-            tracing::debug!(volume = name, "stays kept: {why}");
-            if disk.is_announced() {
-                looked.waiting += 1;
-            } else {
-                looked.kept += 1;
-            }
+    let before = Some(disk.is_announced());
+    // Whether it is announced once that is written; none: it is kept no more.
+    let (patch, note, told, after) = match decision {
+        Decision::Keep(Hindrance::Needed(why) | Hindrance::Unknown(why)) => {
+            tracing::debug!(volume = disk.exact.name, "stays kept: {why}");
+            return looked.count(before);
         }
-        Decision::Wait => looked.waiting += 1,
-        Decision::Announce(patch, note) => {
-            if write(ctx, disk, patch, &note).await {
-                looked.announced.push(name);
-                looked.waiting += 1;
-            } else {
-                looked.kept += 1;
-            }
-        }
-        Decision::Withdraw(patch, note) => {
-            if write(ctx, disk, patch, &note).await {
-                looked.withdrawn.push(name);
-                looked.kept += 1;
-            } else {
-                looked.waiting += 1;
-            }
-        }
-        Decision::Release(patch, note) => {
-            if write(ctx, disk, patch, &note).await {
-                looked.released.push(name);
-            } else {
-                looked.waiting += 1;
-            }
-        }
+        Decision::Wait => return looked.count(before),
+        Decision::Announce(patch, note) => (patch, note, &mut looked.announced, Some(true)),
+        Decision::Withdraw(patch, note) => (patch, note, &mut looked.withdrawn, Some(false)),
+        Decision::Release(patch, note) => (patch, note, &mut looked.released, None),
+    };
+    if write(ctx, disk, patch, &note).await {
+        told.push(disk.exact.name.clone());
+        looked.count(after);
+    } else {
+        looked.count(before);
     }
 }
 

@@ -165,10 +165,7 @@ fn by_request(disk: &Disk, uid: &str, facts: &Facts) -> Option<Hindrance> {
         }
     }
     let of_site = |purge: &&Purge| {
-        let name = match purge.kind {
-            TargetKind::Site => Some(&purge.name),
-            TargetKind::App => purge.site.as_ref().map(|site| &site.name),
-        };
+        let name = purge.site_of().map(|(name, _)| name);
         purge.request_uid == uid && name == Some(&disk.kept_for)
     };
     let mut purges = facts.purges.iter().filter(of_site).peekable();
@@ -195,10 +192,8 @@ fn holds(backup: &Backup, request_uid: &str) -> bool {
 fn by_purge(purge: &Purge, facts: &Facts) -> Option<Hindrance> {
     let needed = |why: String| Some(Hindrance::Needed(why));
     let unknown = |why: String| Some(Hindrance::Unknown(why));
-    let site_id = match (purge.kind, &purge.site) {
-        (TargetKind::Site, _) => &purge.id,
-        (TargetKind::App, Some(site)) => &site.id,
-        (TargetKind::App, None) => return unknown("its site is not known".to_owned()),
+    let Some((_, site_id)) = purge.site_of() else {
+        return unknown("its site is not known".to_owned());
     };
     if facts.living.contains(&(purge.kind, purge.id.clone())) {
         return needed(format!("the {} with the id {} lives", purge.kind, purge.id));

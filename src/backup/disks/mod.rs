@@ -28,6 +28,17 @@ pub struct Looked {
     pub waiting: i64,
 }
 
+impl Looked {
+    /// Counts a disk that is kept, by whether it is announced.
+    fn count(&mut self, announced: Option<bool>) {
+        match announced {
+            Some(true) => self.waiting += 1,
+            Some(false) => self.kept += 1,
+            None => {}
+        }
+    }
+}
+
 /// Looks at every kept disk once. `notice_seconds` is how long before it is done it is announced.
 ///
 /// # Errors

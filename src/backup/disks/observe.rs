@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::decide::{Disk, Facts, own_hindrance};
-use crate::api::{Backup, Site, TargetKind, names};
+use crate::api::{Backup, Site, names};
 use crate::backup::{expire, sweep};
 use crate::cluster::former::Former;
 use crate::cluster::{
@@ -135,22 +135,15 @@ async fn read_sites(ctx: &Context, store: &Store, facts: &mut Facts) -> Result<(
     facts.site_lives = sites.get_metadata_opt(&kept_for).await.during(doing)?.is_some();
     store.is_there().await.map_err(cannot)?;
     for purge in &facts.purges {
-        let site = match purge.kind {
-            TargetKind::Site => (&purge.name, &purge.id),
-            TargetKind::App => match &purge.site {
-                Some(site) => (&site.name, &site.id),
-                None => continue,
-            },
-        };
         // A request may have purged a hundred; the others are other groups' business.
-        if *site.0 != kept_for {
+        let Some((_, site)) = purge.site_of().filter(|(name, _)| *name == kept_for) else {
             continue;
-        }
+        };
         let found = holders(&ctx.client, &purge.id).await?;
         facts.living.extend(found.into_iter().map(|holder| (holder.kind, purge.id.clone())));
-        if !facts.shelves.contains_key(site.1) {
-            let shelf = store.shelf(&layout::site_folder(site.1)).await.map_err(cannot)?;
-            facts.shelves.insert(site.1.clone(), shelf);
+        if !facts.shelves.contains_key(site) {
+            let shelf = store.shelf(&layout::site_folder(site)).await.map_err(cannot)?;
+            facts.shelves.insert(site.to_owned(), shelf);
         }
     }
     Ok(())
