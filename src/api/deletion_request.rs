@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, DeletionPolicySpec, LastBackup, NamespaceRef, Time, VolumeProtection};
+use super::{
+    Condition, DeletionPolicySpec, LastBackup, LastDrill, NamespaceRef, Time, VolumeProtection,
+};
 
 /// What to delete, why, and within which limits. Creating a DeletionRequest is the dry run.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -372,6 +374,10 @@ pub struct PlanEntity {
     /// Absent: it has none. Not in the digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The last drill of the site when the plan was made: whether a backup of it could be restored.
+    /// Absent: none has come to it. Not in the digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_drill: Option<LastDrill>,
     /// How far it is. Not in the digest.
     #[serde(default)]
     pub phase: EntityPhase,

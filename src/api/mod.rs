@@ -48,8 +48,8 @@ pub use restore_drill::{
     RestoreDrill, RestoreDrillSpec, RestoreDrillStatus,
 };
 pub use site::{
-    BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, LastRestore, NamespaceRef,
-    ObjectRef, RESTORE_STOPPED, Site, SiteRestore, SiteSpec, SiteState, SiteStatus, Tenant,
-    UnexpectedDelete,
+    BackupSchedule, Deletion, DeletionPhase, Inventory, LastBackup, LastDrill, LastRestore,
+    NamespaceRef, ObjectRef, RESTORE_STOPPED, Site, SiteRestore, SiteSpec, SiteState, SiteStatus,
+    Tenant, UnexpectedDelete,
 };
 pub use time::Time;

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Hooks, RestoreHooks, Time, names};
+use super::{Condition, DrillOutcome, Hooks, RestoreHooks, Time, names};
 
 /// What a Site should be.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ use super::{Condition, Hooks, RestoreHooks, Time, names};
     printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Active, AwaitingRestore, PendingDeletion, Purging, Restoring or Degraded"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the site is as its spec says"),
     printcolumn(name = "Apps", type_ = "integer", json_path = ".status.inventory.apps", description = "Number of Apps"),
+    printcolumn(name = "Last Backup", type_ = "date", json_path = ".status.lastBackup.verifiedTime", description = "Time since the newest backup that was verified", priority = "1"),
+    printcolumn(name = "Last Drill", type_ = "string", json_path = ".status.lastDrill.outcome", description = "How the last drill of the site ended, Succeeded or Failed", priority = "1"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is missing", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation")
 )]
@@ -173,6 +175,9 @@ pub struct SiteStatus {
     /// The newest backup that was verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The last drill of the site: whether a backup of it could be restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_drill: Option<LastDrill>,
     /// The time of the schedule for which a backup was made last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<Time>,
@@ -326,6 +331,20 @@ pub struct LastBackup {
     pub verified_time: Time,
     /// Number of objects in it.
     pub objects: i64,
+}
+
+/// The last drill of a site by a RestoreDrill that came to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastDrill {
+    /// Name of the RestoreDrill.
+    pub name: String,
+    /// Name of the Backup that it tried to restore.
+    pub backup: String,
+    /// When the run ended.
+    pub time: Time,
+    /// Whether all of it was restored, read back and equal.
+    pub outcome: DrillOutcome,
 }
 
 /// [`SiteRestore::stage`] of a Site whose Restore has ended and that is not whole.

@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{Api, Patch, PatchParams};
+use kube::Api;
 use serde_json::{Value, json};
 
 use super::decide::{Facts, Job, Outcome, Result as Made, lost};
 use crate::api::{
-    ChangedObjects, LastBackup, Protection, ReadVersions, Reason, Site, VolumeProtection, names,
+    ChangedObjects, LastBackup, Protection, ReadVersions, Reason, VolumeProtection, names,
 };
 use crate::cluster::collect::{Collected, Freshness, ObjectState, Walk};
 use crate::cluster::discover::Kinds;
 use crate::cluster::former::RETAIN;
 use crate::cluster::snapshots::{self, ClaimSnapshot};
 use crate::cluster::volume::not_its_own;
-use crate::cluster::{Context, During, Error, Result};
+use crate::cluster::{Context, During, Error, Result, tell_site};
 use crate::store::{
     ArchiveWriter, CatalogueEntry, CataloguedApp, CataloguedKind, Contents, Entry, Expected,
     Header, Store, StoreError,
@@ -228,12 +228,5 @@ pub async fn record_last_backup(ctx: &Context, facts: &Facts, last: &LastBackup)
     let (Some(name), Some(uid)) = (&site.metadata.name, &site.metadata.uid) else {
         return Ok(());
     };
-    let api: Api<Site> = Api::all(ctx.client.clone());
-    let patch = json!({ "metadata": { "uid": uid }, "status": { "lastBackup": last } });
-    match api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(()),
-        // Gone, or another one of that name: the backup is as good as before.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(error) => Err(error).during(format!("write the status of the Site {name}")),
-    }
+    tell_site(&ctx.client, name, uid, json!({ "lastBackup": last })).await
 }

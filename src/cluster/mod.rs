@@ -46,5 +46,5 @@ pub use metrics::Metrics;
 pub use pages::Pages;
 pub use write::{
     Exact, Written, create_if_absent, delete_exact, merge_diff, patch_exact, patch_status_exact,
-    set_finalizer, write_status,
+    set_finalizer, tell_site, write_status,
 };

@@ -5,13 +5,13 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{During, Result, is_conflict, is_not_found};
-use crate::api::names;
+use crate::api::{Site, names};
 
 /// The object that a write was decided on: its name, and what tells it from a later one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +170,20 @@ where
     api.patch_status(&exact.name, &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .during(doing)
+}
+
+/// Merges `status` into the status of a Site, whatever else was written there meanwhile: for what
+/// one room alone writes. One that is gone, or another of that name, is left as it is.
+///
+/// # Errors
+/// Any other answer than success.
+pub async fn tell_site(client: &Client, name: &str, uid: &str, status: Value) -> Result<()> {
+    let api: Api<Site> = Api::all(client.clone());
+    let patch = json!({ "metadata": { "uid": uid }, "status": status });
+    match api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        said => said.map(drop).during(format!("write the status of the Site {name}")),
+    }
 }
 
 /// Adds our finalizer to the object, or removes it, if the object is still the one that was read.

@@ -48,6 +48,7 @@ fn leaf(entity: &PlanEntity) -> Value {
         runs_on: _,
         scratch: _,
         last_backup: _,
+        last_drill: _,
         phase: _,
         wave: _,
         backup: _,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::fixtures::*;
-use super::plan::scope;
+use super::plan::{can_fit, scope};
 use super::random_tests::Random;
 use crate::api::{RequestState, TargetKind};
 use crate::cluster::{EntityRow, Holder, by_id};
@@ -180,6 +180,13 @@ fn a_plan_that_does_not_fit_is_refused_and_one_that_fits_has_room_for_its_backup
         }
     }
     assert!((100..300).contains(&fitted), "{fitted}");
+    // Of so many that none can fit, what is inside is not read.
+    let most = (2..1000).rev().find(|count| can_fit(*count)).expect("some fit");
+    assert!((300..1000).contains(&most), "{most}");
+    let names: Vec<String> = (0..=most).map(|n| format!("t{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let refusal = scope(&facts(&names)).expect_err("it cannot fit");
+    assert_eq!(refusal.reason, crate::api::Reason::PlanTooLarge);
     // One cannot be split.
     let mut facts = facts(&["a"]);
     let live = facts.sites.get_mut("a").expect("it is there");

@@ -268,6 +268,7 @@ impl AppFacts {
             lines
         };
         let count = i64::try_from(lines.len()).unwrap_or(i64::MAX);
+        let status = site.site.status.as_ref();
         let uid = site.namespaces.iter().find(|n| n.name_any() == namespace).and_then(|n| n.uid());
         let mut entity = PlanEntity {
             kind: TargetKind::App,
@@ -287,7 +288,8 @@ impl AppFacts {
             disks: vec![],
             runs_on: vec![],
             scratch: vec![],
-            last_backup: site.site.status.as_ref().and_then(|s| s.last_backup.clone()),
+            last_backup: status.and_then(|s| s.last_backup.clone()),
+            last_drill: status.and_then(|s| s.last_drill.clone()),
             phase: EntityPhase::Planned,
             wave: None,
             backup: None,

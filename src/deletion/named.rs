@@ -8,6 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use super::app_objects::observe_apps;
 use super::observe::{AppFacts, OpenRequest, SiteFacts};
+use super::plan::can_fit;
 use super::{held_objects, survey};
 use crate::api::{DeletionRequest, PlanEntity, Target, TargetKind, Time};
 use crate::cluster::{
@@ -90,15 +91,21 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
     let inside = |row: &EntityRow| {
         row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
     };
+    // What is refused for its size alone need not be looked into, but for ids that no Site has: what
+    // they are is told.
+    let unread = !can_fit(wanted.len()) && ids.iter().all(|id| holders.contains_key(id));
     let all_apps = async {
         match (few, kind) {
-            (false, TargetKind::Site) => {
+            (false, TargetKind::Site) if !unread => {
                 list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await
             }
             _ => Ok(vec![]),
         }
     };
     let what_is_inside = async {
+        if unread {
+            return Ok(());
+        }
         survey::read_claims(ctx, &mut sites).await?;
         match ids.len() <= SHOWN_MOST {
             true => held_objects::read(ctx, &mut sites).await,

@@ -223,6 +223,7 @@ impl SiteFacts {
             runs_on: vec![],
             scratch: vec![],
             last_backup: status.and_then(|s| s.last_backup.clone()),
+            last_drill: status.and_then(|s| s.last_drill.clone()),
             phase: EntityPhase::Planned,
             wave: None,
             backup: None,
@@ -279,6 +280,12 @@ fn some(names: &[String], between: &str) -> String {
     }
 }
 
+/// Whether a status can have room for the plan of so many entities, whatever they are. Of those that
+/// it has no room for, what is inside need not be known.
+pub(super) fn can_fit(entities: usize) -> bool {
+    entities < 2 || entities.saturating_mul(LATER) <= PLAN_MOST
+}
+
 /// Whether the status has room for this plan until all of it is purged. A single entity cannot be
 /// split, and is let through.
 fn fits(entities: &[PlanEntity]) -> Result<(), Refused> {
@@ -291,7 +298,7 @@ fn fits(entities: &[PlanEntity]) -> Result<(), Refused> {
     Err(refused_as_a_whole(
         Reason::PlanTooLarge,
         &format!(
-            "the plan of {} entities takes {} KiB, and a request has room for {}: split it into {parts} or more",
+            "the plan of {} entities takes {} KiB or more, and a request has room for {}: split it into {parts} or more",
             entities.len(),
             all >> 10,
             PLAN_MOST >> 10

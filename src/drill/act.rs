@@ -10,11 +10,12 @@ use serde_json::json;
 use super::decide::Effect;
 use super::outcome::Mark;
 use crate::api::{
-    Backup, ConditionStatus, ConditionType, Conditions, NamespaceRef, Restore, RestoreDrill, names,
+    Backup, ConditionStatus, ConditionType, Conditions, DrillOutcome, LastDrill, NamespaceRef,
+    Restore, RestoreDrill, Site, names,
 };
 use crate::cluster::{
     Context, During, Error, Exact, Result, create_if_absent, delete_exact, patch_exact,
-    patch_status_exact, set_finalizer,
+    patch_status_exact, set_finalizer, tell_site,
 };
 use crate::store::{DrillEvidence, DrilledBackup, Store, drills, layout};
 
@@ -57,7 +58,10 @@ pub async fn act(
                     .await?;
             }
             Effect::Record(evidence) => record(store, evidence).await?,
-            Effect::Mark(mark) => say(ctx, mark).await?,
+            Effect::Mark(mark) => {
+                say(ctx, mark).await?;
+                tell(ctx, mark).await?;
+            }
             Effect::Forget(restore) => {
                 delete_exact(&restores, &Exact::of(&**restore)).await?;
             }
@@ -129,4 +133,23 @@ async fn say(ctx: &Context, mark: &Mark) -> Result<()> {
             _ => Err(error),
         },
     }
+}
+
+/// Tells the Site of its last drill, if it lives: under its name and with its id.
+async fn tell(ctx: &Context, mark: &Mark) -> Result<()> {
+    let api: Api<Site> = Api::all(ctx.client.clone());
+    let name = &mark.site.name;
+    let site = api.get_opt(name).await.during(format!("read the Site {name}"))?;
+    let Some(site) = site.filter(|site| site.spec.id == mark.site.id) else { return Ok(()) };
+    let last = LastDrill {
+        name: mark.drill.clone(),
+        backup: mark.backup.clone(),
+        time: mark.time,
+        outcome: match mark.verified {
+            true => DrillOutcome::Succeeded,
+            false => DrillOutcome::Failed,
+        },
+    };
+    let uid = site.uid().unwrap_or_default();
+    tell_site(&ctx.client, name, &uid, json!({ "lastDrill": last })).await
 }

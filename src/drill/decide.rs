@@ -54,7 +54,7 @@ pub enum Effect {
     Delete(Vec<NamespaceRef>),
     /// Write the evidence of the run to the store, and what was drilled.
     Record(Box<DrillEvidence>),
-    /// Say it on a Backup.
+    /// Say it on a Backup, and on its Site.
     Mark(Mark),
     /// Delete the Restore of the run.
     Forget(Box<Restore>),

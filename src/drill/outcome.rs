@@ -154,9 +154,14 @@ fn sites(source: &DrillSource, restore: Option<&Restore>) -> Vec<DrilledSite> {
     source.named().into_iter().map(site).collect()
 }
 
-/// What is to be said on the Backup of a site of a run.
+/// What is to be said on a site of a run, and on the Backup of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
+    /// The site. It lives under its name and id, with the UID of the backup or, when it was
+    /// restored since, another one.
+    pub site: Identity,
+    /// Name of the RestoreDrill.
+    pub drill: String,
     /// Name of the Backup.
     pub backup: String,
     /// The archive that was drilled: another Backup of that name is not it.
@@ -171,7 +176,7 @@ pub struct Mark {
     pub time: Time,
 }
 
-/// What is to be said on the Backups of a run. Of a site that the run did not come to, because it
+/// What is to be said on the sites and Backups of a run. Of a site that the run did not come to, because it
 /// was stopped, nothing is known.
 pub fn marks(evidence: &DrillEvidence) -> Vec<Mark> {
     let (drill, run) = (&evidence.drill, &evidence.run.name);
@@ -197,6 +202,8 @@ pub fn marks(evidence: &DrillEvidence) -> Vec<Mark> {
             (false, None) => return None,
         };
         Some(Mark {
+            site: site.site.clone(),
+            drill: drill.clone(),
             backup: site.backup.clone(),
             location: site.location.clone(),
             verified: site.verified,

@@ -200,6 +200,8 @@ impl Check {
 pub(super) struct Mutator {
     pub name: &'static str,
     pub matches: &'static [Match],
+    /// Names and their CEL, in order; a later one may use an earlier one.
+    pub variables: &'static [(&'static str, &'static str)],
     /// CEL that gives a list of JSON patch operations.
     pub patch: &'static str,
 }
@@ -210,6 +212,7 @@ impl Mutator {
         let spec = MutatingAdmissionPolicySpec {
             failure_policy: Some("Fail".to_owned()),
             match_constraints: Some(constraints(self.matches)),
+            variables: variables(self.variables),
             mutations: Some(vec![Mutation {
                 patch_type: "JSONPatch".to_owned(),
                 json_patch: Some(JSONPatch { expression: Some(cel(self.patch)) }),

@@ -168,7 +168,7 @@ pub(super) fn requested_by() -> GuardPolicy {
                     whoami'",
             },
             Check {
-                what: "The annotation `reprieve.dev/requested-by`, changed or removed",
+                what: "The annotation `reprieve.dev/requested-by`, changed (removed, it is put back)",
                 who: "nobody",
                 allow: "request.operation == 'CREATE'
                     || variables.before[?'$ANNOTATION_REQUESTED_BY']
@@ -183,23 +183,31 @@ pub(super) fn requested_by() -> GuardPolicy {
     .build()
 }
 
-/// Fills in who asked, where the caller left it out.
+/// Fills in who asked, where the caller left it out, and puts it back where a later write took it
+/// away: GitOps tools wipe annotations that they do not own, and such a sync is to go through.
 pub(super) fn set_requested_by() -> GuardPolicy {
     Mutator {
         name: policy::SET_REQUESTED_BY,
         matches: &[Match {
             group: names::GROUP,
             resources: &["deletionrequests"],
-            operations: &["CREATE"],
+            operations: &["CREATE", "UPDATE"],
         }],
-        patch: "!has(object.metadata.annotations)
-            ? [JSONPatch{op: 'add', path: '/metadata/annotations',
-                value: {'$ANNOTATION_REQUESTED_BY': request.userInfo.username}}]
-            : ('$ANNOTATION_REQUESTED_BY' in object.metadata.annotations
-                ? []
-                : [JSONPatch{op: 'add', path: '/metadata/annotations/'
-                    + jsonpatch.escapeKey('$ANNOTATION_REQUESTED_BY'),
-                    value: request.userInfo.username}])",
+        variables: &[
+            (
+                "by",
+                "oldObject == null ? request.userInfo.username
+                    : oldObject.metadata.?annotations[?'$ANNOTATION_REQUESTED_BY'].orValue('')",
+            ),
+            ("annotations", "object.metadata.?annotations.orValue({})"),
+        ],
+        patch: "variables.by == '' || '$ANNOTATION_REQUESTED_BY' in variables.annotations
+            ? []
+            : (has(object.metadata.annotations)
+                ? [JSONPatch{op: 'add', path: '/metadata/annotations/'
+                    + jsonpatch.escapeKey('$ANNOTATION_REQUESTED_BY'), value: variables.by}]
+                : [JSONPatch{op: 'add', path: '/metadata/annotations',
+                    value: {'$ANNOTATION_REQUESTED_BY': variables.by}}])",
     }
     .build()
 }

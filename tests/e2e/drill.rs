@@ -267,6 +267,7 @@ impl Stage {
             let backup = self.admin.get(&format!("bkp {site}-1"));
             expect_condition(&backup, "Drilled", &["True Drilled", "RestoreDrill first"]);
             assert!(backup["status"]["drilledTime"].is_string(), "{site}");
+            self.last_drill(site, ("first", &format!("{site}-1"), "Succeeded"));
         }
         let evidence = self.evidence(&live);
         let sites = evidence["sites"].as_array().expect("sites");
@@ -479,6 +480,15 @@ spec: {policyName: no-room, validationActions: [Deny]}
         }
     }
 
+    /// What a Site says of its last drill: by which RestoreDrill, of which Backup, and its outcome.
+    fn last_drill(&self, site: &str, expected: (&str, &str, &str)) {
+        let site = self.admin.get(&format!("site {site}"));
+        let last = &site["status"]["lastDrill"];
+        let said = [&last["name"], &last["backup"], &last["outcome"]].map(|v| v.as_str());
+        let (drill, backup, outcome) = expected;
+        assert_eq!(said, [Some(drill), Some(backup), Some(outcome)], "{}", site["status"]);
+    }
+
     /// What may pass is tried again, until the time is up.
     fn too_long(&self) {
         let hook = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
@@ -525,6 +535,8 @@ spec: {policyName: no-room, validationActions: [Deny]}
         expect_condition(&self.admin.get("bkp bolt-2"), "Drilled", &["False DrillFailed"]);
         assert!(self.admin.get("bkp bolt-2")["status"]["drilledTime"].is_null());
         expect_condition(&self.admin.get("bkp acme-1"), "Drilled", &["True Drilled"]);
+        self.last_drill("bolt", ("broken", "bolt-2", "Failed"));
+        self.last_drill("acme", ("broken", "acme-1", "Succeeded"));
         // One that is not there is told at once.
         self.admin
             .create(&drill("none", json!({"sample": {"backupRefs": [{"name": "none"}]}})))

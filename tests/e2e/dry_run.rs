@@ -85,6 +85,15 @@ async fn a_dry_run_says_what_would_go() {
     admin.create(&backup).worked();
     admin.kubectl("wait --for=condition=Verified bkp/acme-now --timeout=60s").worked();
     admin.until("site acme", "its last backup", |site| !site["status"]["lastBackup"].is_null());
+    let drill = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "RestoreDrill", "metadata": {"name": "tried"},
+        "spec": {"sample": {"backupRefs": [{"name": "acme-now"}]}},
+    });
+    admin.create(&drill).worked();
+    let site = admin.until("site acme", "its last drill", |s| !s["status"]["lastDrill"].is_null());
+    let last = &site["status"]["lastDrill"];
+    assert_eq!((&last["name"], &last["backup"]), (&json!("tried"), &json!("acme-now")), "{last}");
+    assert_eq!(last["outcome"], "Succeeded", "{last}");
 
     what_the_plan_says(&admin, &alice, &bob);
     of_two_policies_or_none(&admin, &alice);
@@ -115,6 +124,7 @@ fn what_the_plan_says(admin: &User, alice: &User, bob: &User) {
         ("objects", site["status"]["inventory"]["objects"].clone()),
         ("bytes", site["status"]["inventory"]["bytes"].clone()),
         ("lastBackup", site["status"]["lastBackup"].clone()),
+        ("lastDrill", site["status"]["lastDrill"].clone()),
     ] {
         assert!(!expected.is_null(), "the Site has no {field}");
         assert_eq!(entity[field], expected, "{field} of {entity}");
@@ -125,6 +135,7 @@ fn what_the_plan_says(admin: &User, alice: &User, bob: &User) {
     }]);
     assert_eq!(entity["apps"], planned);
     assert!(plan["entities"][1]["lastBackup"].is_null(), "bolt was never backed up: {plan}");
+    assert!(plan["entities"][1]["lastDrill"].is_null(), "nor drilled: {plan}");
     assert_eq!(plan["totals"]["entities"], 2);
     assert_eq!(plan["totals"]["namespaces"], 2);
     assert_eq!(plan["totals"]["apps"], 2);

@@ -79,13 +79,11 @@ fn approvals_of_something_else(stage: &Stage, site: &str) {
 /// A request that lies in git, synced while people approve it. Flux takes over what any manager
 /// named `kubectl…` has written and applies without it, so that an approval that was made with
 /// kubectl is wiped from the request; Argo CD's server-side apply leaves it. What the status has
-/// recorded counts.
+/// recorded counts. Who asked is wiped as well, and put back by the guard.
 fn approvals_survive_syncs(stage: &Stage, sandbox: &Sandbox, site: &str) {
     let carol = User::person(sandbox, "carol", "reprieve-approver");
     let mut manifest = request("synced", "Site", &[format!("id-{site}")]);
     manifest["spec"]["retentionSeconds"] = json!(300);
-    // Filled in by the guard it would be taken over and left out as well, which the guard refuses.
-    manifest["metadata"]["annotations"] = json!({"reprieve.dev/requested-by": "alice"});
     let apply = |manager: &str| {
         let args = format!("apply --server-side --force-conflicts --field-manager={manager} -f -");
         stage.alice.with_input(&args, &manifest.to_string()).worked();

@@ -1,7 +1,7 @@
 //! DeletionRequests: who asked, who approves, who rejects. T9.
 
-use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
+use kube::{Client, ResourceExt as _};
 use reprieve::api::{DeletionPolicySpec, DeletionRequest, names};
 use reprieve::guard::policy;
 use serde_json::{Value, json};
@@ -71,9 +71,17 @@ pub async fn requested_by(c: &Cluster) {
         assert!(message.contains("your user name"), "{message}");
         denied(p, create(client, "by5", json!({key: ""})).await);
         denied(p, annotate(client, "by", key, json!("mallory")).await);
-        denied(p, annotate(client, "by", key, Value::Null).await);
+        // Removed, it is put back: alone, and with all others.
+        annotate(client, "by", "a", json!("b")).await.expect("is annotated");
+        annotate(client, "by", key, Value::Null).await.expect("is put back");
         let api: Api<DeletionRequest> = Api::all(client.clone());
-        denied(p, merge(&api, "by", json!({"metadata": {"annotations": null}})).await);
+        let live = api.get("by").await.expect("a request");
+        assert_eq!(live.annotations()["a"], "b");
+        assert_eq!(user(live), "alice");
+        merge(&api, "by", json!({"metadata": {"annotations": null}})).await.expect("is put back");
+        let live = api.get("by").await.expect("a request");
+        assert_eq!(live.annotations().len(), 1, "{:?}", live.annotations());
+        assert_eq!(user(live), "alice");
     }
     // A request can be withdrawn by who may delete it.
     let api: Api<DeletionRequest> = Api::all(c.alice.clone());

@@ -306,6 +306,12 @@ fn requests(rows: &mut Vec<Row>) {
     let key = names::ANNOTATION_REQUESTED_BY;
     let changed = annotate(key.to_owned(), "mallory");
     rows.push(row("T9", p, "who asked, changed", Form::Merge, &path).body(changed));
+    let removed = json!({"metadata": {"annotations": {key: null}}});
+    rows.push(
+        row("", p, "who asked, removed: put back", Form::Merge, &path)
+            .body(removed)
+            .may(&EVERYBODY),
+    );
     let forged = json!({"apiVersion": names::API_VERSION, "kind": "DeletionRequest",
         "metadata": {"name": "t-forged", "annotations": {key: "carol"}},
         "spec": {"target": {"kind": "Site", "ids": ["none"]}, "reason": "a test"}});

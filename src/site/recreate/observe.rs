@@ -240,7 +240,7 @@ pub fn live_of(kind: TargetKind, live: &DynamicObject) -> Live {
     // What cannot be seen from what is there: which namespaces were the Site's, by UID, and which
     // objects are the App's.
     let kept = match kind {
-        TargetKind::Site => ["namespaces", "lastBackup"].as_slice(),
+        TargetKind::Site => ["namespaces", "lastBackup", "lastDrill"].as_slice(),
         TargetKind::App => ["objects"].as_slice(),
     };
     let kept: Map<String, Value> = kept
