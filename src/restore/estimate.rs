@@ -7,7 +7,9 @@
 //! that is done, and the wait of some site for its workloads, and lets the queue run off. What all
 //! sites of a run have in common (a slow day of the API server) does not average out over many
 //! sites, nor does what the model leaves out; a trial therefore also has a factor of its own, about
-//! what earlier runs took of what the model said, and as wide as they scattered.
+//! what earlier runs took of what the model said. How far these scattered is all that is known of
+//! how wide the truth lies: the factor is as wide as the trials themselves fall short of it, and
+//! where they lie wider, they are drawn together.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -28,6 +30,8 @@ const FIRST_SPREAD: f64 = 0.3;
 const DOUBT: f64 = 1.0;
 /// Past errors that are needed before their own spread counts.
 const ENOUGH_ERRORS: usize = 5;
+/// The standard normal distribution's quantile for 0.9.
+const NINE_OF_TEN: f64 = 1.2816;
 /// The least spread: no number of sites makes the future certain.
 const LEAST_SPREAD: f64 = 0.05;
 /// While anything runs, at least so much is left.
@@ -134,14 +138,10 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
         return None;
     }
     let mut random = Random(0x5eed);
-    let (center, spread) = wrong_by(&known.errors);
     let mut of_sites = vec![Vec::with_capacity(TRIALS as usize); pending.len()];
     let (mut queue, mut create, mut ready, mut all) = (vec![], vec![], vec![], vec![]);
-    for trial in 0..TRIALS {
-        // One trial from each slice of the distribution, so that few trials cover all of it.
-        let part = (f64::from(trial) + 0.5) / f64::from(TRIALS);
-        let common = (center + spread * normal(part)).exp();
-        let ways = trial_of(&basis, pending, slots.max(1), common, &mut random);
+    for _ in 0..TRIALS {
+        let ways = trial_of(&basis, pending, slots.max(1), &mut random);
         let last = |of: fn(&Way) -> f64| ways.iter().map(of).fold(0.0, f64::max);
         queue.push(last(|way| way.begun));
         create.push(last(|way| way.created));
@@ -151,15 +151,17 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
             all.push(way.done);
         }
     }
+    let model = Spread::of(&all);
+    let wide = Widening::of(&model, &known.errors);
     let end = || End {
-        ready: left(&mut ready),
-        all: left(&mut all),
-        model: Duration::from_secs_f64(quantile(&all, 0.5) / center.exp()),
-        sites: of_sites.iter_mut().map(|ends| left(ends)).collect(),
+        ready: wide.left(&ready),
+        all: wide.left(&all),
+        model: Duration::from_secs_f64(model.middle),
+        sites: of_sites.iter().map(|ends| wide.left(ends)).collect(),
     };
     Some(Estimate {
-        queue: left(&mut queue),
-        create: left(&mut create),
+        queue: wide.left(&queue),
+        create: wide.left(&create),
         end: basis.knows_the_end().then(end),
         this_run: known.this_run.len(),
         earlier: known.earlier.len(),
@@ -174,13 +176,7 @@ struct Way {
     done: f64,
 }
 
-fn trial_of(
-    basis: &Basis,
-    pending: &[Pending],
-    slots: usize,
-    common: f64,
-    random: &mut Random,
-) -> Vec<Way> {
+fn trial_of(basis: &Basis, pending: &[Pending], slots: usize, random: &mut Random) -> Vec<Way> {
     // The times at which a slot becomes free, the soonest on top. Whole microseconds, because
     // fractions have no order.
     let mut free: BinaryHeap<Reverse<u64>> = BinaryHeap::new();
@@ -192,11 +188,11 @@ fn trial_of(
         let SecondsLeft { create, waiting, verify } = basis.draw(site, random);
         let soonest = if free.len() < slots { 0 } else { free.pop().map_or(0, |Reverse(at)| at) };
         let start = soonest as f64 / 1e6;
-        let created = start + common * create;
-        let ready = created + common * waiting;
-        ways[index] = Some(Way { begun: start, created, ready, done: ready + common * verify });
+        let created = start + create;
+        let ready = created + waiting;
+        ways[index] = Some(Way { begun: start, created, ready, done: ready + verify });
         // Who waits for its workloads keeps nobody from his turn.
-        free.push(Reverse(((start + common * (create + verify)) * 1e6) as u64));
+        free.push(Reverse(((start + create + verify) * 1e6) as u64));
     }
     ways.into_iter().flatten().collect()
 }
@@ -320,29 +316,68 @@ impl Basis {
     }
 }
 
-/// The mean of the logarithms of past errors, drawn to zero where there are few, and how far they
-/// lie from it.
-fn wrong_by(errors: &[f64]) -> (f64, f64) {
-    let logs: Vec<f64> = errors.iter().filter(|e| **e > 0.0).map(|e| e.ln()).collect();
-    let n = logs.len() as f64;
-    let center = logs.iter().sum::<f64>() / (n + DOUBT);
-    if logs.len() < ENOUGH_ERRORS {
-        return (center, FIRST_SPREAD);
+/// Where trials lie.
+struct Spread {
+    /// Half of them are no longer, in seconds.
+    middle: f64,
+    /// The standard deviation of their logarithms, as far as the longer half shows it.
+    width: f64,
+}
+
+impl Spread {
+    fn of(trials: &[f64]) -> Self {
+        let mut sorted = trials.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (middle, longer) = (quantile(&sorted, 0.5), quantile(&sorted, 0.9));
+        let width = if middle > 0.0 { (longer / middle).ln() / NINE_OF_TEN } else { 0.0 };
+        Self { middle, width }
     }
-    let square: f64 = logs.iter().map(|l| (l - center) * (l - center)).sum::<f64>() / n;
-    // What few have shown is wider in truth.
-    (center, (square.sqrt() * (1.0 + 2.0 / n)).max(LEAST_SPREAD))
+}
+
+/// What makes of trials an estimate: past errors.
+struct Widening {
+    /// The factor that each trial has for itself.
+    common: Vec<f64>,
+    /// By which power what is longer than the middle is drawn to it.
+    together: f64,
+}
+
+impl Widening {
+    fn of(model: &Spread, errors: &[f64]) -> Self {
+        let logs: Vec<f64> = errors.iter().filter(|e| **e > 0.0).map(|e| e.ln()).collect();
+        let n = logs.len() as f64;
+        let center = logs.iter().sum::<f64>() / (n + DOUBT);
+        let (width, together) = if logs.len() < ENOUGH_ERRORS {
+            (FIRST_SPREAD, 1.0)
+        } else {
+            let square = logs.iter().map(|l| (l - center) * (l - center)).sum::<f64>() / n;
+            // What few have shown is wider in truth.
+            let seen = (square.sqrt() * (1.0 + 2.0 / n)).max(LEAST_SPREAD);
+            let more = (seen * seen - model.width * model.width).max(0.0).sqrt();
+            (more, if model.width > seen { seen / model.width } else { 1.0 })
+        };
+        let factor = |trial: u32| {
+            // One trial from each slice of the distribution, so that few trials cover all of it.
+            let part = (f64::from(trial) + 0.5) / f64::from(TRIALS);
+            (center + width * normal(part)).exp()
+        };
+        Self { common: (0..TRIALS).map(factor).collect(), together }
+    }
+
+    /// What trials, in their order, say of how long something takes.
+    fn left(&self, trials: &[f64]) -> Left {
+        let mut seconds: Vec<f64> = trials.iter().zip(&self.common).map(|(t, c)| t * c).collect();
+        seconds.sort_by(f64::total_cmp);
+        let (p50, p90) = (quantile(&seconds, 0.5), quantile(&seconds, 0.9));
+        let p90 = if p50 > 0.0 { p50 * (p90 / p50).powf(self.together) } else { p90 };
+        let least = |seconds: f64| Duration::from_secs_f64(seconds).max(LEAST);
+        Left { p50: least(p50), p90: least(p90) }
+    }
 }
 
 /// Of these, sorted, the one below which this part of them lies.
 fn quantile(sorted: &[f64], part: f64) -> f64 {
     sorted[((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len()) - 1]
-}
-
-fn left(seconds: &mut [f64]) -> Left {
-    seconds.sort_by(f64::total_cmp);
-    let at = |part: f64| Duration::from_secs_f64(quantile(seconds, part)).max(LEAST);
-    Left { p50: at(0.5), p90: at(0.9) }
 }
 
 /// What was told of an end.

@@ -164,6 +164,24 @@ fn what_was_always_too_short_is_made_longer() {
     assert!(width < 1.2, "they were all alike: {width}");
 }
 
+/// Where runs are more alike than the sites of one, they say how far the end lies, not the sites.
+#[test]
+fn what_earlier_runs_have_shown_is_not_made_wider_by_the_sites() {
+    let mut random = Random(3);
+    let took = (0..30).map(|_| (0.8 * normal(random.fraction())).exp());
+    let unlike = known(took.map(|seconds| sample(10, seconds, 0.0, 0.0)).collect());
+    let width = |errors: Vec<f64>| {
+        let all = end(&Known { errors, ..unlike.clone() }, &vec![queued(100); 3], 3).all;
+        all.p90.as_secs_f64() / all.p50.as_secs_f64()
+    };
+    let (first, alike) = (width(vec![]), width([1.05, 0.95].repeat(10)));
+    assert!(first > 1.6, "{first}");
+    assert!((1.05..1.1).contains(&alike), "{alike}");
+    // And what scatters more than the sites is as wide as it scattered.
+    let scattered = width([4.0, 0.25].repeat(10));
+    assert!(scattered > 4.0, "{scattered}");
+}
+
 /// Runs of 100 sites of very different sizes on an API server with good and bad days: the end must
 /// lie before the p90 in about nine of ten, and about the p50 in half.
 #[test]
@@ -196,7 +214,7 @@ fn the_p90_holds_in_nine_of_ten_runs() {
         }
     }
     let (held, half) = (f64::from(held) / f64::from(runs), f64::from(half) / f64::from(runs));
-    assert!((0.85..=0.96).contains(&held), "p90 held in {held}");
+    assert!((0.85..=0.95).contains(&held), "p90 held in {held}");
     assert!((0.4..=0.65).contains(&half), "p50 held in {half}");
 }
 

@@ -53,6 +53,7 @@ struct Noted {
     at: Instant,
     left: Left,
     model: Duration,
+    earlier: usize,
 }
 
 impl Forecast {
@@ -83,6 +84,7 @@ impl Forecast {
         };
         // Drills have nothing to wait for: what their estimates were worth says nothing of others.
         let alike = runs.iter().filter(|run| run.drill == drill).flat_map(|run| &run.estimates);
+        let alike = alike.filter(|estimate| estimate.earlier_sites > 0);
         let ratio = |estimate: &CheckedEstimate| {
             let ratio =
                 estimate.actual_milliseconds as f64 / estimate.model_milliseconds.max(1) as f64;
@@ -150,15 +152,15 @@ impl Forecast {
 
     /// Notes the estimate, made when so much was back, where it is to be checked.
     fn note(&mut self, percent: i64) {
-        let Some(end) = self.latest.as_ref().and_then(|latest| latest.end.as_ref()) else {
-            return;
-        };
+        let Some(latest) = self.latest.as_ref() else { return };
+        let Some(end) = latest.end.as_ref() else { return };
+        let earlier = latest.earlier;
         let reached = CHECKED.iter().filter(|at| i64::from(**at) <= percent).max().copied();
         if let Some(at_percent) = reached
             && self.noted.iter().all(|noted| noted.at_percent < at_percent)
         {
             let (left, model) = (end.all, end.model);
-            self.noted.push(Noted { at_percent, at: Instant::now(), left, model });
+            self.noted.push(Noted { at_percent, at: Instant::now(), left, model, earlier });
         }
     }
 
@@ -217,14 +219,16 @@ impl Forecast {
             ready_milliseconds: sample.ready.map(milliseconds),
             verify_milliseconds: milliseconds(sample.verify),
         });
-        let estimates =
-            self.noted.iter().map(|Noted { at_percent, at, left, model }| CheckedEstimate {
+        let estimates = self.noted.iter().map(|Noted { at_percent, at, left, model, earlier }| {
+            CheckedEstimate {
                 at_percent: *at_percent,
+                earlier_sites: u64::try_from(*earlier).unwrap_or(u64::MAX),
                 model_milliseconds: milliseconds(*model),
                 expected_milliseconds: milliseconds(left.p50),
                 no_later_milliseconds: milliseconds(left.p90),
                 actual_milliseconds: milliseconds(at.elapsed()),
-            });
+            }
+        });
         let worth = WORTH_CHECKING.as_millis() as u64;
         let estimates = estimates
             .filter(|e| e.expected_milliseconds.max(e.actual_milliseconds) >= worth)

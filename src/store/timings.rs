@@ -53,6 +53,10 @@ pub struct SiteTiming {
 pub struct CheckedEstimate {
     /// When so much of the objects was back, in percent.
     pub at_percent: u8,
+    /// Sites of earlier runs on which it rested. None: how wrong it was says nothing of estimates
+    /// that rest on some.
+    #[serde(default)]
+    pub earlier_sites: u64,
     /// What the model said, before it was corrected by what earlier runs took, in milliseconds.
     pub model_milliseconds: u64,
     /// What was expected to be left (p50), in milliseconds.
