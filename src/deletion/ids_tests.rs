@@ -182,11 +182,20 @@ fn a_plan_that_does_not_fit_is_refused_and_one_that_fits_has_room_for_its_backup
     assert!((100..300).contains(&fitted), "{fitted}");
     // Of so many that none can fit, what is inside is not read.
     let most = (2..1000).rev().find(|count| can_fit(*count)).expect("some fit");
-    assert!((300..1000).contains(&most), "{most}");
-    let names: Vec<String> = (0..=most).map(|n| format!("t{n}")).collect();
+    assert!((250..1000).contains(&most), "{most}");
+    let names: Vec<String> = (0..=most).map(|n| n.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let refusal = scope(&facts(&names)).expect_err("it cannot fit");
+    let mut many = facts(&names);
+    let whole = std::mem::take(&mut many.sites);
+    let refusal = scope(&many).expect_err("it cannot fit");
     assert_eq!(refusal.reason, crate::api::Reason::PlanTooLarge);
+    let least = whole.values().map(|live| json!(live.planned()).to_string().len()).min();
+    assert!(least >= Some(200), "it would have fitted: {least:?}");
+    // An id of another kind is told all the same.
+    many.holders.values_mut().next().expect("a holder")[0].kind = TargetKind::App;
+    let refusal = scope(&many).expect_err("an id of another kind");
+    assert_eq!(refusal.counts.iter().map(|count| count.reason.as_str()).max(), Some("UnknownId"));
+    assert_eq!(refusal.reason, crate::api::Reason::EntityTypeMismatch);
     // One cannot be split.
     let mut facts = facts(&["a"]);
     let live = facts.sites.get_mut("a").expect("it is there");

@@ -73,6 +73,12 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
             by_id(sites.into_iter().chain(apps))
         }
     };
+    // What is refused for its number alone is not looked into.
+    let is_known =
+        |id: &&str| holders.get(*id).is_some_and(|all| all.iter().all(|h| h.kind == *kind));
+    if !can_fit(wanted.len()) && wanted.iter().all(is_known) {
+        return Ok(ScopeFacts { holders, others, ..ScopeFacts::default() });
+    }
     let mut apps = BTreeMap::new();
     if *kind == TargetKind::App {
         // An id of the other kind refuses the request: nothing more is asked of what has it.
@@ -91,21 +97,15 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
     let inside = |row: &EntityRow| {
         row.holder.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
     };
-    // What is refused for its size alone need not be looked into, but for ids that no Site has: what
-    // they are is told.
-    let unread = !can_fit(wanted.len()) && ids.iter().all(|id| holders.contains_key(id));
     let all_apps = async {
         match (few, kind) {
-            (false, TargetKind::Site) if !unread => {
+            (false, TargetKind::Site) => {
                 list_entities(&ctx.client, TargetKind::App, |row| asked(row) || inside(row)).await
             }
             _ => Ok(vec![]),
         }
     };
     let what_is_inside = async {
-        if unread {
-            return Ok(());
-        }
         survey::read_claims(ctx, &mut sites).await?;
         match ids.len() <= SHOWN_MOST {
             true => held_objects::read(ctx, &mut sites).await,

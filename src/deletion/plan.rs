@@ -26,6 +26,8 @@ const NAMES_SHOWN: usize = 5;
 const PLAN_MOST: usize = 216 << 10;
 /// What each entity is given after its plan, in bytes: its backup, its wave, its times.
 const LATER: usize = 512;
+/// What an entity takes at least, with that.
+const LEAST: usize = LATER + 200;
 
 /// The scope of a request, as it is now.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,10 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
     if ids.is_empty() {
         // The schema refuses it as well. Nothing means nothing, never everything.
         return Err(refused_as_a_whole(Reason::UnknownId, "the list of ids is empty"));
+    }
+    let known = ids.iter().all(|id| holder(facts, target.kind, id).is_ok());
+    if known && !can_fit(ids.len()) {
+        return Err(too_large(ids.len(), ids.len() * LEAST));
     }
     for id in ids {
         match entity(facts, target.kind, id) {
@@ -105,12 +111,12 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
     }
 }
 
-/// What one id means, or why it cannot be deleted.
-fn entity<'a>(
+/// Who has an id, if that is one entity of the declared kind.
+fn holder<'a>(
     facts: &'a Facts,
     kind: TargetKind,
     id: &str,
-) -> Result<(PlanEntity, &'a PolicyFacts), (Reason, String)> {
+) -> Result<&'a Holder, (Reason, String)> {
     let holders = facts.holders.get(id).map(Vec::as_slice).unwrap_or_default();
     let holder = match holders {
         [] => {
@@ -128,6 +134,16 @@ fn entity<'a>(
         let message = format!("{id:?} is no {kind}, it is the id of {}", holder.describe());
         return Err((Reason::EntityTypeMismatch, message));
     }
+    Ok(holder)
+}
+
+/// What one id means, or why it cannot be deleted.
+fn entity<'a>(
+    facts: &'a Facts,
+    kind: TargetKind,
+    id: &str,
+) -> Result<(PlanEntity, &'a PolicyFacts), (Reason, String)> {
+    let holder = holder(facts, kind, id)?;
     let gone = || (Reason::UnknownId, format!("{} went away meanwhile", holder.describe()));
     let live = match &holder.namespace {
         None => facts.sites.get(&holder.name).map(Live::Site),
@@ -281,9 +297,9 @@ fn some(names: &[String], between: &str) -> String {
 }
 
 /// Whether a status can have room for the plan of so many entities, whatever they are. Of those that
-/// it has no room for, what is inside need not be known.
+/// it has no room for, nothing but their ids need be known.
 pub(super) fn can_fit(entities: usize) -> bool {
-    entities < 2 || entities.saturating_mul(LATER) <= PLAN_MOST
+    entities < 2 || entities.saturating_mul(LEAST) <= PLAN_MOST
 }
 
 /// Whether the status has room for this plan until all of it is purged. A single entity cannot be
@@ -294,16 +310,19 @@ fn fits(entities: &[PlanEntity]) -> Result<(), Refused> {
     if entities.len() < 2 || all <= PLAN_MOST {
         return Ok(());
     }
-    let parts = all.div_ceil(PLAN_MOST);
-    Err(refused_as_a_whole(
+    Err(too_large(entities.len(), all))
+}
+
+fn too_large(entities: usize, bytes: usize) -> Refused {
+    let parts = bytes.div_ceil(PLAN_MOST);
+    refused_as_a_whole(
         Reason::PlanTooLarge,
         &format!(
-            "the plan of {} entities takes {} KiB or more, and a request has room for {}: split it into {parts} or more",
-            entities.len(),
-            all >> 10,
+            "the plan of {entities} entities takes {} KiB or more, and a request has room for {}: split it into {parts} or more",
+            bytes >> 10,
             PLAN_MOST >> 10
         ),
-    ))
+    )
 }
 
 fn refused_as_a_whole(reason: Reason, message: &str) -> Refused {
