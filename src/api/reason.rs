@@ -143,6 +143,8 @@ reasons! {
     BackupFailed,
     /// What lives has changed since the backup; another one is made.
     BackupOutdated,
+    /// What lives cannot be compared with its backup: something of it, or the store, cannot be read.
+    ComparisonFailed,
     /// A volume would go with its claim.
     VolumeNotRetained,
 

@@ -81,10 +81,14 @@ pub async fn write_status<K, S>(
 ) -> Result<Option<K>>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
-    S: Serialize,
+    S: Serialize + Default,
 {
-    let old = old.map_or(json!({}), |s| json!(s));
-    let Some(patch) = merge_diff(&old, &json!(new)) else {
+    let new = json!(new);
+    // A write of nothing would take away what another room has said meanwhile: its lists are empty.
+    if old.is_none() && new == json!(S::default()) {
+        return Ok(None);
+    }
+    let Some(patch) = merge_diff(&old.map_or(json!({}), |s| json!(s)), &new) else {
         return Ok(None);
     };
     let exact = Exact::of(object);

@@ -72,7 +72,7 @@ pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]
                 rolling_ledger::write(ctx, ledger.as_ref(), text).await?;
             }
             Effect::Purge(token, step) => {
-                if ends(token, step) {
+                if step.is_last_of(token.entity_uid()) {
                     // The last that tells of it goes: the store must know that it was wanted.
                     ledger::note(ctx, store, facts, token.entity_uid()).await?;
                 }
@@ -81,16 +81,6 @@ pub async fn act(ctx: &Context, store: &Store, facts: &Facts, effects: &[Effect]
         }
     }
     Ok(done)
-}
-
-/// Whether a step takes what tells last of the entity: a Site, or the App that the permission is
-/// for, not one that goes with its Site.
-fn ends(token: &PurgeToken, step: &Step) -> bool {
-    match step {
-        Step::DeleteSite(_) | Step::FinishSite(..) => true,
-        Step::DeleteApp(_, exact) | Step::FinishApp(_, exact, _) => exact.uid == token.entity_uid(),
-        _ => false,
-    }
 }
 
 /// What became of a write that stands alone. What the API server refuses is told; an object that

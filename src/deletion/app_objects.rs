@@ -43,6 +43,7 @@ pub(super) async fn observe_apps(
                 objects: vec![],
                 live_digest: None,
                 archived_digest: None,
+                unread: None,
                 past_guard,
             };
             Ok(Some(((namespace, name), facts)))
@@ -93,7 +94,6 @@ pub(super) async fn read_app(
     else {
         return Ok(());
     };
-    app.live_digest = Some(root.finish());
     let identity =
         Identity { name: site.site.name_any(), uid: site.uid(), id: site.site.spec.id.clone() };
     let failed = |error| Error::answer(&doing, error);
@@ -106,6 +106,8 @@ pub(super) async fn read_app(
         }
     }
     reader.into_manifest().map_err(failed)?;
+    // Both or none: one alone would look like a difference.
+    app.live_digest = Some(root.finish());
     app.archived_digest = Some(archived.finish());
     Ok(())
 }

@@ -31,6 +31,14 @@ pub(super) fn next(
         return Next::Stalled(why);
     }
     if app.app.meta().deletion_timestamp.is_none() {
+        // Without it nothing would hold the App, nor know its objects, once it is deleted.
+        if !app.app.finalizers().iter().any(|f| f == names::FINALIZER) {
+            return Next::Stalled(format!(
+                "App {namespace}/{} lacks the finalizer {}: cancel the request, and it is put back",
+                exact.name,
+                names::FINALIZER
+            ));
+        }
         return Next::Steps(vec![Step::DeleteApp(namespace, exact)]);
     }
     // The garbage collector would delete with a StatefulSet the claims that have it for an owner.

@@ -53,7 +53,10 @@ fn marked_then_its_own_delete_then_its_objects_then_let_go() {
     let facts = app_facts("a", json!({}));
     assert!(matches!(steps(&facts).as_slice(), [Step::MarkApp(..)]));
     let facts = purging();
-    assert!(matches!(steps(&facts).as_slice(), [Step::DeleteApp(..)]));
+    let all = steps(&facts);
+    let [first @ Step::DeleteApp(..)] = all.as_slice() else { panic!("{all:?}") };
+    // The store is not told that it is gone while all of it lives.
+    assert!(!first.is_last_of("au-a-wiki"));
     let live = facts.app("a", "wiki").unwrap();
     assert!(!live.has_started(&live.planned()));
     let mut facts = going();
@@ -67,7 +70,26 @@ fn marked_then_its_own_delete_then_its_objects_then_let_go() {
     app(&mut facts).objects[0].finalizers = vec!["x/y".into()];
     assert!(matches!(step(&facts), Next::Wait(why) if why.contains("x/y")));
     app(&mut facts).objects.clear();
-    assert!(matches!(steps(&facts).as_slice(), [Step::FinishApp(_, _, left)] if left.is_empty()));
+    let all = steps(&facts);
+    let [last @ Step::FinishApp(_, _, left)] = all.as_slice() else { panic!("{all:?}") };
+    assert!(left.is_empty() && last.is_last_of("au-a-wiki"));
+    assert!(!last.is_last_of("another"), "an App that goes with its Site");
+}
+
+#[test]
+fn without_our_finalizer_or_a_look_at_its_objects_nothing_of_it_goes() {
+    let mut bare = purging();
+    app(&mut bare).app.metadata.finalizers = None;
+    assert!(matches!(step(&bare), Next::Stalled(why) if why.contains("lacks the finalizer")));
+    // Its objects are unknown, not gone.
+    for mut facts in [purging(), going()] {
+        app(&mut facts).objects.clear();
+        app(&mut facts).unread = Some("no such kind".into());
+        assert!(matches!(step(&facts), Next::Stalled(why) if why == "no such kind"));
+        app(&mut facts).past_guard = true;
+        let live = facts.app("a", "wiki").unwrap();
+        assert!(!live.has_started(&live.planned()), "it can still be created anew");
+    }
 }
 
 fn owner(uid: &str) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {

@@ -68,6 +68,10 @@ pub(super) fn backed_up(case: &Case<'_>) -> Verdict {
             let message = format!("{} of {what} is being set to Retain", disk.describe());
             return Verdict::closed(Reason::VolumeNotRetained, message);
         }
+        if let Some(why) = live.unread() {
+            let message = format!("{what} cannot be compared with its backup: {why}");
+            return Verdict::closed(Reason::ComparisonFailed, message);
+        }
         if backup_is_outdated(live) {
             return Verdict::closed(
                 Reason::BackupOutdated,

@@ -59,6 +59,7 @@ pub fn site_with(name: &str, extra: Value) -> SiteFacts {
         claims: vec![claim(name, "data", "Retain")],
         held: vec![workload("Deployment", name, "web", json!({ "replicas": 2 }))],
         live_digest: None,
+        unread: None,
         past_guard: false,
     }
 }
@@ -452,6 +453,7 @@ pub fn app_facts(site_name: &str, extra: Value) -> Facts {
         objects: vec![],
         live_digest: None,
         archived_digest: None,
+        unread: None,
         past_guard: false,
     };
     facts.apps.insert(key, app);

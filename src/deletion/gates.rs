@@ -224,6 +224,9 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
     let spec = &case.facts.request.spec;
     let kind = spec.target.kind;
     let count = i64::try_from(case.plan.entities.len()).unwrap_or(i64::MAX);
+    if let Some(gone) = policy_gone(case) {
+        return Verdict::closed(Reason::PolicyNotFound, gone);
+    }
     let policies = stricter(case);
     let hard = policies.iter().map(|p| p.blast_radius.hard_max_entities).min().unwrap_or(0);
     let soft = policies.iter().map(|p| p.blast_radius.max_entities).min().unwrap_or(0);
@@ -310,6 +313,17 @@ fn within_blast_radius(case: &Case<'_>) -> Verdict {
     )
 }
 
+/// What to do about a policy that was deleted since the plan was made, in words.
+fn policy_gone(case: &Case<'_>) -> Option<String> {
+    let name = &case.head.policy_name;
+    (!case.facts.policies.contains_key(name)).then(|| {
+        format!(
+            "DeletionPolicy {name}, under which the plan was made, does not exist any more: nothing goes until it is there again; to keep the entities, cancel: kubectl patch dreq {} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'",
+            case.facts.request.name_any()
+        )
+    })
+}
+
 /// The first claim of what is not gone yet whose disk cannot be kept.
 fn first_bare<'a>(case: &Case<'a>) -> Option<(&'a PlanEntity, &'a Claim)> {
     undecided(case).find_map(|(entity, live)| Some((entity, live?.claims().find(|c| c.is_bare())?)))
@@ -336,6 +350,9 @@ fn guard_in_place(case: &Case<'_>) -> Verdict {
     Verdict::open(Reason::GuardInPlace, "every admission policy is in force")
 }
 
+/// Prints the name by which the API server knows who asks, which is not that of the shell.
+const WHO_AM_I: &str = "kubectl auth whoami -o jsonpath={.status.userInfo.username}";
+
 /// Gate 4: a quorum of distinct people approved this digest.
 fn approved(case: &Case<'_>) -> Verdict {
     let required = approvals_required(case);
@@ -355,7 +372,7 @@ fn approved(case: &Case<'_>) -> Verdict {
     }
     let name = case.facts.request.name_any();
     let mut message = format!(
-        "{have} of {required} approvals; needs {} more with verb {} on deletionrequests: kubectl annotate dreq {name} {}$USER=\"{digest} $USER\"",
+        "{have} of {required} approvals; needs {} more with verb {} on deletionrequests: kubectl annotate dreq {name} {}$USER=\"{digest} $({WHO_AM_I})\"",
         required - have,
         names::VERB_APPROVE,
         names::APPROVAL_PREFIX,

@@ -68,6 +68,10 @@ fn with_anything_missing_there_is_no_token() {
         (Some(ALL[4]), Reason::StoreUnavailable, |g| {
             g.facts.executed = Executed::Unknown("away".into());
         }),
+        (Some(ALL[4]), Reason::ComparisonFailed, |g| {
+            g.live("s000").unread = Some("away".into());
+        }),
+        (Some(ALL[1]), Reason::PolicyNotFound, |g| g.facts.policies.clear()),
         (Some(ALL[0]), Reason::EntityNotActive, |g| hold(g.live("s001"), "other", "Held")),
         (Some(ALL[0]), Reason::EntityNotActive, |g| {
             g.live("s001").site.spec.namespaces = Some(vec!["s001".into(), "more".into()]);
@@ -317,6 +321,9 @@ fn a_policy_that_became_weaker_changes_nothing() {
 fn a_policy_that_is_gone_leaves_the_stricter_of_then_and_the_built_in_one() {
     let mut gated = gated(1);
     gated.facts.policies.clear();
+    let limits = gated.gate(ConditionType::WithinBlastRadius);
+    assert_eq!(limits.reason, Reason::PolicyNotFound);
+    assert!(limits.message.contains("does not exist any more"), "{}", limits.message);
     assert!(!gated.gate(ConditionType::AlertsClear).is_open(), "the built-in one is Production");
     gated.now = at(100 + 86_399);
     gated.facts.api_time = gated.now;
@@ -379,7 +386,11 @@ fn the_message_says_who_can_do_what() {
     let verdict = gated.gate(ConditionType::Approved);
     let digest = gated.plan.digest.unwrap();
     assert!(verdict.message.contains("0 of 2 approvals"), "{}", verdict.message);
-    assert!(verdict.message.contains(&format!("approval.reprieve.dev/$USER=\"{digest} $USER\"")));
+    assert!(
+        verdict
+            .message
+            .contains(&format!("approval.reprieve.dev/$USER=\"{digest} $(kubectl auth whoami"))
+    );
 }
 
 #[test]

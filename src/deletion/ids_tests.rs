@@ -181,7 +181,7 @@ fn a_plan_that_does_not_fit_is_refused_and_one_that_fits_has_room_for_its_backup
     }
     assert!((100..300).contains(&fitted), "{fitted}");
     // Of so many that none can fit, what is inside is not read.
-    let most = (2..1000).rev().find(|count| can_fit(*count)).expect("some fit");
+    let most = (1..1000).rev().find(|count| can_fit(*count)).expect("some fit");
     assert!((250..1000).contains(&most), "{most}");
     let names: Vec<String> = (0..=most).map(|n| n.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -196,9 +196,15 @@ fn a_plan_that_does_not_fit_is_refused_and_one_that_fits_has_room_for_its_backup
     let refusal = scope(&many).expect_err("an id of another kind");
     assert_eq!(refusal.counts.iter().map(|count| count.reason.as_str()).max(), Some("UnknownId"));
     assert_eq!(refusal.reason, crate::api::Reason::EntityTypeMismatch);
-    // One cannot be split.
+    // One cannot be split: it must become smaller.
     let mut facts = facts(&["a"]);
     let live = facts.sites.get_mut("a").expect("it is there");
     live.apps = (0..3000).map(|n| app("a", &format!("app-{n}"))).collect();
-    assert!(scope(&facts).is_ok());
+    let refusal = scope(&facts).expect_err("no status has room for it");
+    assert_eq!(refusal.reason, crate::api::Reason::PlanTooLarge);
+    assert!(refusal.message.contains("delete Apps of it first"), "{}", refusal.message);
+    let live = facts.sites.get_mut("a").expect("it is there");
+    live.apps.truncate(1000);
+    let scope = scope(&facts).expect("it fits");
+    assert!(json!(scope.entities).to_string().len() < LARGEST);
 }

@@ -193,6 +193,14 @@ impl<'a> Live<'a> {
                 .any(|a| of_request(a.status.as_ref().and_then(|s| s.deletion.as_ref())))
     }
 
+    /// Why it cannot be compared with its backup.
+    pub fn unread(self) -> Option<&'a str> {
+        match self {
+            Self::App(app, _) => app.unread.as_deref(),
+            Self::Site(site) => site.unread.as_deref(),
+        }
+    }
+
     /// Whether nothing is left of it but itself.
     pub fn is_bare(self) -> bool {
         match self {
@@ -237,8 +245,11 @@ impl AppFacts {
         self.app.status.iter().flat_map(|s| &s.objects).filter(|o| !o.orphaned)
     }
 
-    /// Whether one of its objects is gone or on its way.
+    /// Whether one of its objects is known to be gone or on its way.
     fn objects_went(&self) -> bool {
+        if self.unread.is_some() {
+            return false;
+        }
         self.objects.len() < self.applied().count() || self.objects.iter().any(|o| o.deleting)
     }
 

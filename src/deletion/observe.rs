@@ -25,7 +25,7 @@ use crate::api::{
 use crate::cluster::collect::live_digest;
 use crate::cluster::{
     Context, During, Error, Exact, GuardState, Holder, ProbeTargets, Result, api_server_time,
-    observe_guard,
+    chain, observe_guard,
 };
 use crate::store::Store;
 
@@ -90,6 +90,8 @@ pub struct SiteFacts {
     pub held: Vec<Held>,
     /// The digest over everything that lives in it, where that was asked for.
     pub live_digest: Option<String>,
+    /// Why that cannot be had: then nothing of it begins to go.
+    pub unread: Option<String>,
     /// Whether its DELETE got past the guard, and the request is the operator's own for that.
     pub past_guard: bool,
 }
@@ -108,6 +110,8 @@ pub struct AppFacts {
     pub live_digest: Option<String>,
     /// See there.
     pub archived_digest: Option<String>,
+    /// Why its objects, or these digests, cannot be had: then nothing of it goes.
+    pub unread: Option<String>,
     /// Whether its DELETE got past the guard, and the request is the operator's own for that.
     pub past_guard: bool,
 }
@@ -306,12 +310,17 @@ pub(super) async fn observe(
         if (is_next || asked)
             && let Some(site) = sites.get(&app.site)
         {
-            read_app(ctx, store, app, site).await?;
+            // Not an end of it all: a cancel, and an alert, must be heard whatever cannot be read.
+            if let Err(error) = read_app(ctx, store, app, site).await {
+                app.unread = Some(chain(&error));
+            }
         }
     }
     let next_site = next.filter(|e| e.kind == TargetKind::Site);
     if let Some(site) = next_site.and_then(|e| sites.get_mut(&e.name)) {
-        read_digest(ctx, site).await?;
+        if let Err(error) = read_digest(ctx, site).await {
+            site.unread = Some(chain(&error));
+        }
     }
     let mut facts = Facts {
         request,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::gates::requester;
 use super::held::{Claim, Held};
-use super::live::Live;
+use super::live::{Live, words};
 use super::observe::{Facts, OpenRequest, PolicyFacts, SiteFacts};
 use crate::api::{
     EntityPhase, NamespaceRef, PlanApp, PlanEntity, PlanTotals, Protection, Reason, Refusal,
@@ -299,18 +299,28 @@ fn some(names: &[String], between: &str) -> String {
 /// Whether a status can have room for the plan of so many entities, whatever they are. Of those that
 /// it has no room for, nothing but their ids need be known.
 pub(super) fn can_fit(entities: usize) -> bool {
-    entities < 2 || entities.saturating_mul(LEAST) <= PLAN_MOST
+    entities.saturating_mul(LEAST) <= PLAN_MOST
 }
 
-/// Whether the status has room for this plan until all of it is purged. A single entity cannot be
-/// split, and is let through.
+/// Whether the status has room for this plan until all of it is purged.
 fn fits(entities: &[PlanEntity]) -> Result<(), Refused> {
     let size = |entity: &PlanEntity| json!(entity).to_string().len() + LATER;
     let all: usize = entities.iter().map(size).sum();
-    if entities.len() < 2 || all <= PLAN_MOST {
-        return Ok(());
+    match entities {
+        _ if all <= PLAN_MOST => Ok(()),
+        // It cannot be split, but what makes it large can go before it.
+        [one] => Err(refused_as_a_whole(
+            Reason::PlanTooLarge,
+            &format!(
+                "the plan of {} with its {} Apps takes {} KiB, and a request has room for {}: delete Apps of it first, by DeletionRequests of their own",
+                words(one),
+                one.apps.len(),
+                all >> 10,
+                PLAN_MOST >> 10
+            ),
+        )),
+        several => Err(too_large(several.len(), all)),
     }
-    Err(too_large(entities.len(), all))
 }
 
 fn too_large(entities: usize, bytes: usize) -> Refused {

@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::live::Live;
-use super::observe::{OwnObject, SiteFacts};
+use super::observe::{AppFacts, OwnObject, SiteFacts};
 use crate::api::{Deletion, DeletionPhase, ObjectRef, PlanEntity, names};
 use crate::cluster::Exact;
 use crate::cluster::readiness::waits_for;
@@ -61,6 +61,9 @@ pub fn mark(request: &str, request_uid: &str, phase: DeletionPhase) -> Deletion 
 /// and would leave the namespace Terminating for ever); then the claims' disks are looked at once
 /// more; then the namespaces; then the Site.
 pub fn next(entity: &PlanEntity, live: Live<'_>, request: &str, request_uid: &str) -> Next {
+    if let Live::App(AppFacts { unread: Some(why), .. }, _) = live {
+        return Next::Stalled(why.clone());
+    }
     // Before anything goes, and again each time: a claim can appear at any moment.
     let unretained = live.unretained();
     match live {
@@ -172,6 +175,17 @@ impl Step {
                 | Self::FinishApp(..)
                 | Self::FinishSite(..)
         )
+    }
+
+    /// Whether this step takes what tells last of the entity of this UID: a Site, or the App that
+    /// the request is for, not one that goes with its Site. The DELETE of such an App is not the last:
+    /// our finalizer holds it until its objects are gone.
+    pub fn is_last_of(&self, entity_uid: &str) -> bool {
+        match self {
+            Self::DeleteSite(_) | Self::FinishSite(..) => true,
+            Self::FinishApp(_, exact, _) => exact.uid == entity_uid,
+            _ => false,
+        }
     }
 
     /// The merge patch of a step that is a patch of metadata.

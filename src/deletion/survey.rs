@@ -73,6 +73,7 @@ pub(super) async fn sites(
             claims: vec![],
             held: vec![],
             live_digest: None,
+            unread: None,
             past_guard,
         };
         (name, facts)

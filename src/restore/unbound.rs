@@ -9,6 +9,7 @@ use kube::api::ListParams;
 
 use super::object::Maker;
 use super::plan::Plan;
+use crate::cluster::collect::ObjectState;
 
 impl Maker<'_> {
     /// What the first claim lacks that is not bound, by namespace and name, in words: the same one
@@ -16,7 +17,11 @@ impl Maker<'_> {
     /// nothing: it only explains why something is waited for.
     pub async fn unbound_claim(&self, plan: &Plan) -> Option<String> {
         let mut of_plan: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (key, _) in plan.items().filter(|(key, _)| key.is("", "PersistentVolumeClaim")) {
+        // One that had no disk in the backup is waited for by nobody.
+        let claims = plan.items().filter(|(key, item)| {
+            key.is("", "PersistentVolumeClaim") && item.state == ObjectState::Ready
+        });
+        for (key, _) in claims {
             let namespace = key.namespace.as_deref().unwrap_or_default();
             of_plan.entry(namespace).or_default().insert(&key.name);
         }

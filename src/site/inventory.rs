@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_millis(500);
 const SHARE: u32 = 20;
 /// Up to this many sites are counted each by itself.
 const FEW: usize = 2;
+/// What a site has lost within this time is taken together, in seconds, however often it was counted
+/// meanwhile.
+const TOGETHER: i64 = 600;
 /// For how long a site that shrank is told of, in seconds: longer than a round, so that sites which
 /// were emptied together are told of together.
 const SHRUNK: i64 = 900;
@@ -49,6 +52,9 @@ struct State {
     /// When a site began to wait last.
     asked: Option<Time>,
     counted: HashMap<String, Counted>,
+    /// What was counted lately where that changed, the oldest first: that one may be older than
+    /// [`TOGETHER`], and is what the site had when that time began.
+    lately: HashMap<String, Vec<Counted>>,
     /// When a site was seen to have shrunk.
     shrunk: HashMap<String, Time>,
 }
@@ -132,7 +138,7 @@ impl Inventories {
         }
     }
 
-    /// Compares with what was counted before, by this process or by the one before it; what a site
+    /// Compares with what was counted lately, by this process or by the one before it; what a site
     /// loses while it is purged or restored is no news.
     fn compare(&self, sizes: &BTreeMap<String, Size>, fleet: &Fleet, at: Time) {
         let live = sizes.iter().filter_map(|(name, size)| Some((fleet.site(name)?, *size)));
@@ -143,10 +149,23 @@ impl Inventories {
         let mut state = self.state();
         for (site, size) in sites {
             let name = site.name_any();
+            let lately = state.lately.entry(name.clone()).or_default();
             let told = site.status.as_ref().and_then(|s| s.inventory.as_ref());
-            let told = told.map(|i| Size { objects: i.objects, apps: i.apps, ..Size::default() });
-            let before = state.counted.get(&name).map(|counted| counted.size).or(told);
-            if before.is_some_and(|before| shrank(before, size)) {
+            if let Some(told) = told.filter(|_| lately.is_empty()) {
+                let size = Size { objects: told.objects, apps: told.apps, ..Size::default() };
+                lately.push(Counted { size, at: told.counted_time });
+            }
+            while lately.get(1).is_some_and(|next| at.seconds_since(next.at) >= TOGETHER) {
+                lately.remove(0);
+            }
+            let before = lately.iter().map(|counted| counted.size).find(|b| shrank(*b, size));
+            if before.is_some() {
+                lately.clear();
+            }
+            if lately.last().is_none_or(|last| last.size != size) {
+                lately.push(Counted { size, at });
+            }
+            if before.is_some() {
                 tracing::warn!(site = name, ?before, now = ?size, "lost much of what it held");
                 state.shrunk.insert(name, at);
             }
@@ -164,6 +183,7 @@ impl Inventories {
         let mut state = self.state();
         if everything {
             state.counted.clear();
+            state.lately.retain(|name, _| sizes.contains_key(name));
         }
         state.counted.extend(sizes.into_iter().map(|(site, size)| (site, Counted { size, at })));
     }
@@ -404,6 +424,27 @@ mod tests {
         all.note_shrunk([(site(Some(told)), size(3, 3))].into_iter(), at(200));
         assert_eq!(all.shrunk(at(1099)), 1);
         assert_eq!(all.shrunk(at(1100)), 0, "that was long ago");
+    }
+
+    /// However small each step is, and however often it is counted.
+    #[test]
+    fn what_goes_step_by_step_is_taken_together() {
+        let last_seen = |every: i64| {
+            let all = Inventories::default();
+            for step in 0..10 {
+                let size = Size { objects: 100 - 4 * step, apps: 3, ..Size::default() };
+                all.note_shrunk([(site(None), size)].into_iter(), at(step * every));
+                if all.shrunk(at(step * every)) == 1 {
+                    return Some(step);
+                }
+            }
+            None
+        };
+        // The 26th of a hundred is the one too many: 4 each time.
+        assert_eq!(last_seen(15), Some(7));
+        // At 40 s each, ten minutes see 15 steps; at 200 s three or four, which is no sudden loss.
+        assert_eq!(last_seen(40), Some(7));
+        assert_eq!(last_seen(200), None);
     }
 
     #[test]

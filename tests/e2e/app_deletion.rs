@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use crate::people::People;
-use crate::user::{Snapshot, expect, expect_condition, sample};
+use crate::user::{Snapshot, condition, expect, expect_condition, sample};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use reprieve::api::{App, names};
@@ -103,6 +103,8 @@ async fn an_app_goes_and_nothing_else() {
     step("purged");
     brought_back(&stage, &before).await;
     step("brought back");
+    cancelled_while_its_backup_cannot_be_read(&stage).await;
+    step("cancelled while a backup cannot be read");
     assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
@@ -261,4 +263,37 @@ async fn brought_back(stage: &People, before: &Snapshot) {
     let uid = now.uid(GOES[0]);
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(stage.snapshot("acme").await.uid(GOES[0]), uid, "the App that was brought back");
+}
+
+/// Between two waves the archive cannot be read with which the next App is compared: nothing of it
+/// goes, the status says why, and a cancel is heard all the same.
+async fn cancelled_while_its_backup_cannot_be_read(stage: &People) {
+    let slow = r#"{"spec":{"waves":{"first":1,"pauseSeconds":3600}}}"#;
+    stage.admin.run(&["patch", "dpol", "default", "--type=merge", "-p", slow], "").worked();
+    stage.ask("two", "App", &["app-1", "app-wiki"], 10);
+    stage.approve("two");
+    let live = stage.alice.until("dreq two", "the first wave purged", |live| {
+        live["status"]["progress"]["purged"] == 1
+    });
+    let left = &live["status"]["plan"]["entities"][1];
+    assert_eq!(left["name"], "wiki", "{left}");
+    let before = stage.snapshot("acme").await;
+    let backup = left["backup"]["name"].as_str().expect("a backup");
+    let location = stage.admin.get(&format!("bkp {backup}"))["status"]["location"].clone();
+    let archive = stage.sandbox.store_dir().join(location.as_str().expect("a location"));
+    let away = archive.with_extension("away");
+    std::fs::rename(&archive, &away).expect("it can be moved");
+    let live = stage.alice.until("dreq two", "a closed gate", |live| {
+        condition(live, "BackedUp").contains("ComparisonFailed")
+    });
+    expect_condition(&live, "BackedUp", &["False ComparisonFailed", "App acme/wiki cannot be"]);
+    stage.cancel("two");
+    std::fs::rename(&away, &archive).expect("it can be moved back");
+    stage.admin.until("app wiki -n acme", "Active again", |live| {
+        live["status"]["state"] == "Active" && live["status"]["deletion"].is_null()
+    });
+    replicas(stage, "wiki", 2);
+    // As it was while it was held: its replicas aside, which are back.
+    let now = stage.snapshot("acme").await;
+    assert_eq!(before.uid(GOES[0]), now.uid(GOES[0]), "the App that was not begun");
 }

@@ -1,6 +1,7 @@
 //! F1: the operator is killed after every single write of a site's coming to be, of a backup, a
 //! deletion and a restore. A write that was carried out and whose answer never came is the worst
-//! place for a crash: the next operator must find out.
+//! place for a crash: the next operator must find out. Before each DELETE it is killed as well:
+//! what it had noted in the store by then must not pass for done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Api, ListParams};
 use reprieve::api::{Backup, DeletionRequest, Restore, Site};
-use reprieve::sandbox::proxy::{Call, Fault, Rule};
+use reprieve::sandbox::proxy::{Call, Fault, Rule, Verb};
 use serde_json::{Value, json};
 
 use crate::stage::{PATIENCE, Stage, is_true};
@@ -24,6 +25,8 @@ const MOST_OF_ONE: usize = 12;
 /// The writes after which the operator was killed already.
 #[derive(Default)]
 struct Seen {
+    /// The deletes before which it was.
+    before: BTreeSet<String>,
     writes: BTreeSet<String>,
     of_one: BTreeMap<String, usize>,
 }
@@ -46,25 +49,37 @@ impl Seen {
         format!("{} {}", call.brief(), bare(&call.body))
     }
 
+    /// Whether this is a DELETE that it was not killed before.
+    fn is_first(&self, call: &Call) -> bool {
+        call.verb == Verb::Delete && !self.before.contains(&Self::key(call))
+    }
+
     fn is_new(&self, call: &Call) -> bool {
         let often = self.of_one.get(&call.brief()).is_some_and(|count| *count >= MOST_OF_ONE);
         !often && !self.writes.contains(&Self::key(call))
     }
 
     fn note(&mut self, call: &Call) {
+        if self.is_first(call) {
+            self.before.insert(Self::key(call));
+            return;
+        }
         self.writes.insert(Self::key(call));
         *self.of_one.entry(call.brief()).or_default() += 1;
     }
 }
 
-/// Kills the operator right after each write that it has not yet been killed after, until this is
-/// done. Gives how often it was.
+/// Kills the operator right after each write that it has not yet been killed after, and before each
+/// DELETE, until this is done. Gives how often it was.
 async fn crash_at_each(stage: &mut Stage, done: impl AsyncFn(&Stage)) -> usize {
     let seen: Arc<Mutex<Seen>> = Arc::default();
     let mut crashes = 0;
     loop {
-        let known = seen.clone();
         stage.proxy.clear();
+        let known = seen.clone();
+        let first = move |call: &Call| known.lock().unwrap().is_first(call);
+        stage.proxy.add(Rule::new(Fault::Hold).writes().when(first).times(1));
+        let known = seen.clone();
         let new = move |call: &Call| known.lock().unwrap().is_new(call);
         stage.proxy.add(Rule::new(Fault::Freeze).writes().when(new).times(1));
         let call = tokio::select! {

@@ -73,6 +73,7 @@ pub fn site(index: usize, age: u8) -> SiteFacts {
         }],
         held: vec![held("Deployment", HeldKind::Deployment, Some(name), json!({ "replicas": 2 }))],
         live_digest: None,
+        unread: None,
         past_guard: false,
     }
 }
