@@ -8,6 +8,7 @@ use reprieve::api::{
 };
 use reprieve::deletion::SiteFacts;
 use reprieve::deletion::digest::digest;
+use reprieve::site::app::late_mark::came_late;
 use serde_json::json;
 
 use crate::objects::{Policy, SITES, Source, app, at, site};
@@ -37,6 +38,8 @@ pub enum Action {
     BackedUp(usize),
     /// The namespace controller has emptied the namespace of a Site.
     Emptied(usize),
+    /// The room of Apps has taken the marks off a Site's Apps that came late.
+    Unmarked(usize),
     /// Something goes wrong, or somebody changes his mind.
     Fault(Fault, usize),
 }
@@ -111,7 +114,7 @@ impl Model {
             all.push(Action::Tick);
         }
         for site in (0..SITES.len()).filter(|s| state.sites[*s].is_some()) {
-            all.extend([Action::BackedUp(site), Action::Emptied(site)]);
+            all.extend([Action::BackedUp(site), Action::Emptied(site), Action::Unmarked(site)]);
         }
         if state.faults == 0 {
             return;
@@ -147,6 +150,7 @@ impl Model {
             Action::Tick => self.tick(&mut state),
             Action::BackedUp(site) => self.backed_up(&mut state, site)?,
             Action::Emptied(site) => self.emptied(&mut state, site)?,
+            Action::Unmarked(site) => self.unmarked(&mut state, site)?,
             Action::Fault(fault, index) => {
                 state.faults -= 1;
                 self.fault(&mut state, fault, index)?;
@@ -250,6 +254,25 @@ impl Model {
         live.namespaces.clear();
         live.claims.clear();
         live.held.clear();
+        state.sites[site] = Some(self.put_site(live));
+        self.touched(state, bits(site));
+        Some(())
+    }
+
+    /// By what the room of Apps asks itself.
+    pub fn unmarked(&self, state: &mut State, site: usize) -> Option<()> {
+        let requests: Vec<_> = state.requests.iter().flatten().map(|id| self.request(*id)).collect();
+        let late = |app: &reprieve::api::App| {
+            let named = app.status.as_ref()?.deletion.as_ref()?.request_ref.name.clone();
+            let live = requests.iter().find(|r| r.metadata.name.as_ref() == Some(&named));
+            came_late(app, live.map(|live| &**live)).then_some(())
+        };
+        let live = self.site(state.sites[site]?);
+        live.apps.iter().find_map(late)?;
+        let mut live = (*live).clone();
+        for app in live.apps.iter_mut().filter(|app| late(app).is_some()) {
+            app.status.get_or_insert_default().deletion = None;
+        }
         state.sites[site] = Some(self.put_site(live));
         self.touched(state, bits(site));
         Some(())

@@ -129,6 +129,7 @@ impl Model {
         for site in 0..SITES.len() {
             self.backed_up(state, site);
             self.emptied(state, site);
+            self.unmarked(state, site);
         }
         self.settle_ghosts(state);
     }

@@ -82,11 +82,6 @@ pub fn two_requests() -> Scope {
 
 /// Explores a scope, and fails with the shortest way to a broken invariant.
 fn explored(scope: Scope) -> Found {
-    explored_for(scope, u16::MAX)
-}
-
-/// The same, of these invariants.
-fn explored_for(scope: Scope, asked: u16) -> Found {
     let name = scope.name;
     let bounds = format!(
         "{} operators, {} ticks, {} faults of {}",
@@ -97,7 +92,7 @@ fn explored_for(scope: Scope, asked: u16) -> Found {
     );
     let model = Model::new(scope);
     let begun = Instant::now();
-    let found = explore(&model, asked, LIMIT);
+    let found = explore(&model, u16::MAX, LIMIT);
     println!(
         "{name} ({bounds}): {} states, {} steps, depth {}, {} decisions; {} with DELETEs, {:.1?}",
         found.states,
@@ -138,18 +133,9 @@ fn two_operators(kinds: &'static [Fault]) -> Scope {
 fn two_operators_with_a_fault() {
     const KINDS: &[Fault] =
         &[Fault::Cancel, Fault::Alert(Source::Fires), Fault::Recreate, Fault::GuardOff];
-    holds(Scope { ends: false, ..two_operators(KINDS) });
-    explored_for(two_operators(KINDS), !I7);
+    holds(two_operators(KINDS));
     // One puts an entity back to held while the other deletes: it is held or gone, never half.
     holds(two_operators(&[Fault::GuardOff]));
-}
-
-/// Open: docs/model.md. A MarkApp that is still on its way when a cancel has released everything
-/// leaves its mark on the App, and nobody takes it off.
-#[test]
-#[ignore = "known and open: see docs/model.md"]
-fn a_mark_that_comes_late() {
-    holds(two_operators(&[Fault::Cancel]));
 }
 
 #[test]

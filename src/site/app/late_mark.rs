@@ -8,8 +8,19 @@ use serde_json::json;
 use crate::api::{App, DeletionRequest, Reason};
 use crate::cluster::{Context, During, Exact, Note, Result, patch_status_exact};
 
-/// Takes the mark of a request off an App, if that request has ended: an open one is held by its
-/// finalizer until everything is released. Answers whether there was such a mark.
+/// Whether the mark that an App bears came late, given the live request of the name that it bears.
+/// Pure. An open request is held by its finalizer until everything is released; what is on its way
+/// out is finished by who began it.
+pub fn came_late(app: &App, request: Option<&DeletionRequest>) -> bool {
+    let Some(deletion) = app.status.as_ref().and_then(|status| status.deletion.as_ref()) else {
+        return false;
+    };
+    let same = |live: &&DeletionRequest| live.uid().as_ref() == Some(&deletion.request_uid);
+    app.metadata.deletion_timestamp.is_none()
+        && request.filter(same).is_none_or(DeletionRequest::has_ended)
+}
+
+/// Takes the mark of a request off an App, if it came late. Answers whether it did.
 ///
 /// # Errors
 /// A read or write that fails; a conflict when the App has changed.
@@ -17,15 +28,10 @@ pub async fn take_off(ctx: &Context, app: &App) -> Result<bool> {
     let Some(deletion) = app.status.as_ref().and_then(|status| status.deletion.as_ref()) else {
         return Ok(false);
     };
-    // What is on its way out is finished by who began it.
-    if app.metadata.deletion_timestamp.is_some() {
-        return Ok(false);
-    }
     let request = &deletion.request_ref.name;
     let requests: Api<DeletionRequest> = Api::all(ctx.client.clone());
     let live = requests.get_opt(request).await.during(format!("read DeletionRequest {request}"))?;
-    let same = |live: &&DeletionRequest| live.uid().as_ref() == Some(&deletion.request_uid);
-    if live.as_ref().filter(same).is_some_and(|live| !live.has_ended()) {
+    if !came_late(app, live.as_ref()) {
         return Ok(false);
     }
     let (namespace, name) = (app.namespace().unwrap_or_default(), app.name_any());

@@ -4,7 +4,7 @@ mod act;
 pub mod conclude;
 mod contest;
 pub mod decide;
-mod late_mark;
+pub mod late_mark;
 mod live;
 pub mod manifest;
 mod object;
