@@ -15,11 +15,11 @@ impl Stage {
     pub async fn a_restore_that_fails_and_one_that_waits(&mut self) {
         let source = json!({"deletionRequestRef": {"name": "gone"}});
         self.admin.create(&restore("back-1", &source)).worked();
-        let job = self.waiting_pod("site acme", HOOKS, "reconnect");
         // All of it is there, and the site is not in service.
         let live = self.admin.until("rst back-1", "the hook", |live| {
             condition(live, "Succeeded").starts_with("Unknown HookRunning")
         });
+        let job = self.waiting_pod("site acme", HOOKS, "reconnect");
         assert_eq!(live["status"]["sites"]["verified"], 0);
         assert_ne!(self.admin.get("site acme")["status"]["state"], "Active");
         self.admin.kubectl("rollout status deployment web -n acme --timeout=60s").worked();
