@@ -222,7 +222,7 @@ fn what_earlier_runs_have_shown_is_not_made_wider_by_the_sites() {
     let took = (0..30).map(|_| (0.8 * normal(random.fraction())).exp());
     let unlike = known(took.map(|seconds| sample(10, seconds, 0.0, 0.0)).collect());
     let width = |errors: Vec<f64>| {
-        let all = all(&Known { errors, ..unlike.clone() }, &vec![queued(100); 3], 3);
+        let all = all(&Known { errors, ..unlike.clone() }, &[queued(100); 3], 3);
         all.p90.as_secs_f64() / all.p50.as_secs_f64()
     };
     let (first, alike) = (width(vec![]), width([1.05, 0.95].repeat(10)));
