@@ -317,10 +317,10 @@ pub(super) async fn observe(
         }
     }
     let next_site = next.filter(|e| e.kind == TargetKind::Site);
-    if let Some(site) = next_site.and_then(|e| sites.get_mut(&e.name)) {
-        if let Err(error) = read_digest(ctx, site).await {
-            site.unread = Some(chain(&error));
-        }
+    if let Some(site) = next_site.and_then(|e| sites.get_mut(&e.name))
+        && let Err(error) = read_digest(ctx, site).await
+    {
+        site.unread = Some(chain(&error));
     }
     let mut facts = Facts {
         request,

@@ -254,10 +254,10 @@ impl Work {
         }
         if let Some((verified, notices)) = progress.verified.clone() {
             plan.notices = notices;
-            return self.after_restore(job, live, verified, plan).await;
+            return self.after_restore(job, live, verified, plan, progress).await;
         }
         if let Some(verified) = self.verified_before_hooks(&live) {
-            return self.after_restore(job, live, verified, plan).await;
+            return self.after_restore(job, live, verified, plan, progress).await;
         }
         let kinds = self.kinds_for(plan).await?;
         let mut since =
@@ -316,6 +316,6 @@ impl Work {
         progress.verified = Some((verified.clone(), plan.notices.clone()));
         // It has been written since, with how far it is.
         let live = self.live(job).await?.unwrap_or(live);
-        self.after_restore(job, live, verified, plan).await
+        self.after_restore(job, live, verified, plan, progress).await
     }
 }

@@ -54,6 +54,7 @@ impl Work {
                 since,
                 total,
                 fresh: false,
+                hooks: false,
                 index: Some(plan.index.clone()),
                 place: None,
             }))

@@ -276,7 +276,7 @@ fn foresee(
         ("Queue", Some(estimate.queue)),
         ("Create", Some(estimate.create)),
         ("WaitForReady", end.map(|end| end.ready)),
-        ("Verify", end.map(|end| end.all)),
+        ("Verify", end.and_then(|end| end.all)),
     ];
     for (stage, left) in stages {
         let Some(left) = left else { continue };
@@ -298,10 +298,14 @@ fn foresee(
     let (this_run, earlier) = (count(estimate.this_run), count(estimate.earlier));
     let mut message =
         format!("sites of this run: {this_run}, of earlier runs and drills: {earlier}");
-    if end.is_none() {
-        message.push_str(
-            "; no estimate of the end yet: no run has shown how long workloads take to become ready",
-        );
+    let unknown = match end {
+        None => Some("workloads take to become ready"),
+        Some(end) if end.all.is_none() => Some("afterRestore hooks take"),
+        Some(_) => None,
+    };
+    if let Some(unknown) = unknown {
+        message.push_str("; no estimate of the end yet: no run has shown how long ");
+        message.push_str(unknown);
     }
     status.estimate_basis = Some(EstimateBasis {
         sites_of_this_run: this_run,

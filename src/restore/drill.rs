@@ -102,6 +102,7 @@ impl Work {
             total: plan.total(),
             // After a crash some of it may be there.
             fresh: false,
+            hooks: plan.index.drill_hooks.as_ref().is_some_and(|of| !of.hooks.is_empty()),
             index: Some(plan.index.clone()),
             place: None,
         }))
@@ -130,7 +131,8 @@ impl Work {
             let before = progress.verified.clone().or(before.map(|v| (v, plan.notices.clone())));
             if let Some((verified, notices)) = before {
                 plan.notices = notices;
-                return self.end_drill(job, plan, verified, Some((ledger, wanted))).await;
+                let hooks = Some((ledger, wanted));
+                return self.end_drill(job, plan, verified, hooks, progress).await;
             }
         }
         let begun = Instant::now();
@@ -167,7 +169,7 @@ impl Work {
             Some(wanted) => Some((self.drill_ledger().await?, wanted)),
             None => None,
         };
-        self.end_drill(job, plan, verified, ledger).await
+        self.end_drill(job, plan, verified, ledger, progress).await
     }
 
     /// Runs the hooks that are safe in drills, and tells what was not proved.
@@ -177,11 +179,12 @@ impl Work {
         plan: &Plan,
         mut verified: VerifiedSite,
         hooks: Option<(Restore, &DrillHooks)>,
+        progress: &mut Progress,
     ) -> Result<Attempt, Attempt> {
         let mut not_proved = plan.index.not_proved.clone();
         if let Some((ledger, wanted)) = hooks {
-            self.stages.set(&job.name, "RunningHooks");
-            not_proved.extend(self.after_drill(job, ledger, wanted, &verified).await?);
+            let errors = self.after_drill(job, ledger, wanted, &verified, progress).await?;
+            not_proved.extend(errors);
         }
         if let Some(drill) = &mut verified.drill {
             drill.not_proved = not_proved;

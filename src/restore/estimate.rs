@@ -4,7 +4,8 @@
 //! The method is a bootstrap (Efron 1979) through the queue as it stands. How long a site takes to
 //! be created and to be read back is a line over its number of objects, fitted to what was
 //! measured; each of many trials gives every site the line's value times the error of some site
-//! that is done, and the wait of some site for its workloads, and lets the queue run off. What all
+//! that is done, the wait of some site for its workloads, and what the `afterRestore` hooks of some
+//! site took where it has such, and lets the queue run off. What all
 //! sites of a run have in common (a slow day of the API server) does not average out over many
 //! sites, nor does what the model leaves out; a trial therefore also has a factor of its own, about
 //! what earlier runs took of what the model said. How far these scattered is all that is known of
@@ -15,7 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use super::statistics::{Line, Random, normal};
+use super::statistics::{Line, Random, Waits, normal};
 use crate::api::Time;
 
 /// Trials of one estimate.
@@ -52,6 +53,8 @@ pub struct Sample {
     pub ready: Option<Duration>,
     /// To read back and compare.
     pub verify: Duration,
+    /// From then until its hooks had ended well. None: it has none, or not such as count here.
+    pub hooks: Option<Duration>,
 }
 
 /// What is known of how long things take.
@@ -78,6 +81,8 @@ pub struct Pending {
     /// For how long it has been held up by something that may pass: it is expected to last as long
     /// again.
     pub stuck: Duration,
+    /// Whether it has hooks that are run once it was read back.
+    pub hooks: bool,
 }
 
 /// Where a site stands.
@@ -91,6 +96,8 @@ pub enum Stage {
     WaitingForReady(Duration),
     /// It is being read back.
     Verifying,
+    /// Everything was read back; its hooks are under way for so long.
+    RunningHooks(Duration),
 }
 
 /// How long something still takes.
@@ -122,12 +129,12 @@ pub struct Estimate {
 pub struct End {
     /// Until the workloads of every site are ready.
     pub ready: Left,
-    /// Until every site is done.
-    pub all: Left,
+    /// Until every site is done. None: some have hooks, and no run has shown how long hooks take.
+    pub all: Option<Left>,
     /// The same (p50), as it is before it is corrected by what earlier runs took.
     pub model: Duration,
-    /// Until each pending site is done, in their order.
-    pub sites: Vec<Left>,
+    /// Until each pending site is done, in their order. None: as of `all`.
+    pub sites: Vec<Option<Left>>,
 }
 
 /// How long the pending sites still take, when so many are worked on at a time. None: nothing is
@@ -153,11 +160,15 @@ pub fn estimate(known: &Known, pending: &[Pending], slots: usize) -> Option<Esti
     }
     let model = Spread::of(&all);
     let wide = Widening::of(&model, &known.errors);
-    let end = || End {
-        ready: wide.left(&ready),
-        all: wide.left(&all),
-        model: Duration::from_secs_f64(model.middle),
-        sites: of_sites.iter().map(|ends| wide.left(ends)).collect(),
+    let known_end = |site: &Pending| !site.hooks || !basis.hooks.is_empty();
+    let end = || {
+        let sites = of_sites.iter().zip(pending);
+        End {
+            ready: wide.left(&ready),
+            all: pending.iter().all(known_end).then(|| wide.left(&all)),
+            model: Duration::from_secs_f64(model.middle),
+            sites: sites.map(|(ends, site)| known_end(site).then(|| wide.left(ends))).collect(),
+        }
     };
     Some(Estimate {
         queue: wide.left(&queue),
@@ -185,13 +196,13 @@ fn trial_of(basis: &Basis, pending: &[Pending], slots: usize, random: &mut Rando
     let (running, queued): (Vec<_>, Vec<_>) =
         pending.iter().enumerate().partition(|(_, site)| begun(site));
     for (index, site) in running.into_iter().chain(queued) {
-        let SecondsLeft { create, waiting, verify } = basis.draw(site, random);
+        let SecondsLeft { create, waiting, verify, hooks } = basis.draw(site, random);
         let soonest = if free.len() < slots { 0 } else { free.pop().map_or(0, |Reverse(at)| at) };
         let start = soonest as f64 / 1e6;
         let created = start + create;
         let ready = created + waiting;
-        ways[index] = Some(Way { begun: start, created, ready, done: ready + verify });
-        // Who waits for its workloads keeps nobody from his turn.
+        ways[index] = Some(Way { begun: start, created, ready, done: ready + verify + hooks });
+        // Who waits for its workloads, or its hooks, keeps nobody from his turn.
         free.push(Reverse(((start + create + verify) * 1e6) as u64));
     }
     ways.into_iter().flatten().collect()
@@ -203,6 +214,7 @@ struct SecondsLeft {
     create: f64,
     waiting: f64,
     verify: f64,
+    hooks: f64,
 }
 
 /// What a drawn site has to say of the others.
@@ -221,9 +233,11 @@ struct Basis {
     create: Line,
     verify: Line,
     drawn: Vec<Drawn>,
-    /// Waits for workloads, the shortest first, in seconds, with the sum of the weights up to it.
-    waits: Vec<(f64, f64)>,
+    /// Waits for workloads.
+    waits: Waits,
     patience: Option<f64>,
+    /// Waits for hooks.
+    hooks: Waits,
 }
 
 impl Basis {
@@ -258,17 +272,14 @@ impl Basis {
                 (to(create, sample, sample.create), to(verify, sample, sample.verify));
             drawn.push(Drawn { up_to, create, verify });
         }
-        let ready =
-            |(sample, weight): &(&Sample, f64)| Some((sample.ready?.as_secs_f64(), *weight));
-        let mut waits: Vec<(f64, f64)> = all.iter().filter_map(ready).collect();
-        waits.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut up_to = 0.0;
-        for (_, weight) in &mut waits {
-            up_to += *weight;
-            *weight = up_to;
-        }
+        let waits = |of: fn(&Sample) -> Option<Duration>| {
+            let wait =
+                |(sample, weight): &(&Sample, f64)| Some((of(sample)?.as_secs_f64(), *weight));
+            Waits::of(all.iter().filter_map(wait).collect())
+        };
+        let (waits, hooks) = (waits(|sample| sample.ready), waits(|sample| sample.hooks));
         let patience = known.patience.map(|patience| patience.as_secs_f64());
-        Some(Self { create, verify, drawn, waits, patience })
+        Some(Self { create, verify, drawn, waits, patience, hooks })
     }
 
     /// Whether it is known how long workloads take, where they are waited for.
@@ -292,27 +303,20 @@ impl Basis {
                 (whole * left, stuck + self.wait(0.0, random))
             }
             Stage::WaitingForReady(waited) => (0.0, self.wait(waited.as_secs_f64(), random)),
-            Stage::Verifying => (0.0, stuck),
+            Stage::Verifying | Stage::RunningHooks(_) => (0.0, stuck),
         };
-        SecondsLeft { create, waiting, verify }
+        let (verify, hooks) = match site.stage {
+            Stage::RunningHooks(waited) => (0.0, self.hooks.left(waited.as_secs_f64(), random)),
+            _ if site.hooks => (verify, self.hooks.left(0.0, random)),
+            _ => (verify, 0.0),
+        };
+        SecondsLeft { create, waiting, verify, hooks }
     }
 
     /// How long the workloads of a site still take that has waited so long.
     fn wait(&self, waited: f64, random: &mut Random) -> f64 {
         let Some(patience) = self.patience else { return 0.0 };
-        // Whose wait was longer than that.
-        let first = match waited > 0.0 {
-            true => self.waits.partition_point(|(wait, _)| *wait <= waited),
-            false => 0,
-        };
-        let before = first.checked_sub(1).map_or(0.0, |before| self.waits[before].1);
-        let total = self.waits.last().map_or(0.0, |last| last.1);
-        let at = before + random.fraction() * (total - before);
-        let longer = &self.waits[first..];
-        let drawn = longer.get(longer.partition_point(|(_, up_to)| *up_to <= at)).or(longer.last());
-        // What has waited longer than all others is expected to wait as long again.
-        let more = drawn.map_or(waited, |(wait, _)| wait - waited);
-        more.min((patience - waited).max(0.0))
+        self.waits.left(waited, random).min((patience - waited).max(0.0))
     }
 }
 

@@ -76,11 +76,19 @@ impl Forecast {
     }
 
     fn from(runs: &[RunTimings], drill: bool) -> Self {
-        let of = |site: &SiteTiming| Sample {
+        // A drill runs other hooks of a site than a restore does.
+        let hooks = |run: &RunTimings, site: &SiteTiming| {
+            site.hooks_milliseconds.filter(|_| run.drill == drill).map(Duration::from_millis)
+        };
+        let of = |run: &RunTimings, site: &SiteTiming| Sample {
             objects: site.objects,
             create: Duration::from_millis(site.create_milliseconds),
             ready: site.ready_milliseconds.map(Duration::from_millis),
             verify: Duration::from_millis(site.verify_milliseconds),
+            hooks: hooks(run, site),
+        };
+        let sites = |run: &RunTimings| -> Vec<Sample> {
+            run.sites.iter().map(|site| of(run, site)).collect()
         };
         // Drills have nothing to wait for: what their estimates were worth says nothing of others.
         let alike = runs.iter().filter(|run| run.drill == drill).flat_map(|run| &run.estimates);
@@ -93,7 +101,7 @@ impl Forecast {
         Self {
             drill,
             known: Known {
-                earlier: runs.iter().flat_map(|run| &run.sites).map(of).collect(),
+                earlier: runs.iter().flat_map(sites).collect(),
                 patience: (!drill).then_some(PATIENCE),
                 ..Known::default()
             },
@@ -154,12 +162,13 @@ impl Forecast {
     fn note(&mut self, percent: i64) {
         let Some(latest) = self.latest.as_ref() else { return };
         let Some(end) = latest.end.as_ref() else { return };
+        let Some(left) = end.all else { return };
         let earlier = latest.earlier;
         let reached = CHECKED.iter().filter(|at| i64::from(**at) <= percent).max().copied();
         if let Some(at_percent) = reached
             && self.noted.iter().all(|noted| noted.at_percent < at_percent)
         {
-            let (left, model) = (end.all, end.model);
+            let model = end.model;
             self.noted.push(Noted { at_percent, at: Instant::now(), left, model, earlier });
         }
     }
@@ -168,7 +177,8 @@ impl Forecast {
     pub fn first(&mut self, sites: &[&str], now: Time) -> Vec<Option<Promise>> {
         let end = self.latest.as_ref().and_then(|latest| latest.end.as_ref());
         let left: HashMap<&str, Left> = end.map_or_else(HashMap::new, |end| {
-            self.names.iter().map(String::as_str).zip(end.sites.iter().copied()).collect()
+            let sites = self.names.iter().map(String::as_str).zip(&end.sites);
+            sites.filter_map(|(name, left)| Some((name, (*left)?))).collect()
         });
         let promise = |site: &&str| Some(Promise::of(*left.get(site)?, None, now));
         let promises: Vec<Option<Promise>> = sites.iter().map(promise).collect();
@@ -187,6 +197,7 @@ impl Forecast {
         };
         let mut all = vec![];
         for (name, left) in self.names.iter().zip(&end.sites) {
+            let Some(left) = left else { continue };
             let told = self.told.get(name);
             let recent = told.is_some_and(|(_, at)| at.elapsed() < TELL_EVERY);
             let promise = Promise::of(*left, told.map(|(promise, _)| *promise), now);
@@ -218,6 +229,7 @@ impl Forecast {
             create_milliseconds: milliseconds(sample.create),
             ready_milliseconds: sample.ready.map(milliseconds),
             verify_milliseconds: milliseconds(sample.verify),
+            hooks_milliseconds: sample.hooks.map(milliseconds),
         });
         let estimates = self.noted.iter().map(|Noted { at_percent, at, left, model, earlier }| {
             CheckedEstimate {
@@ -274,22 +286,26 @@ fn pending(job: &Job, memory: &Memory, stage: Option<&'static str>) -> Pending {
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     let objects = count(if total > 0 { total } else { job.backup.objects });
     let waits = memory.waiting.as_ref().map(|(reason, _)| *reason);
-    let verified = memory.progress.took.is_some();
     let since = memory.progress.created.as_ref().and_then(|created| created.at);
     let begun = memory.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
     let (stage, stuck) = match (memory.begun, waits, stage) {
         (None, ..) => (Stage::Queued, Duration::ZERO),
+        (_, _, Some("RunningHooks")) => {
+            let begun = memory.progress.hooks_begun;
+            let runs = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+            (Stage::RunningHooks(runs), Duration::ZERO)
+        }
         (_, Some(Reason::WaitingForReady), _) | (_, _, Some("WaitingForReady")) => {
             let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
             (Stage::WaitingForReady(waited), Duration::ZERO)
         }
-        // Its hooks are under way: how long those take is known from nothing.
-        (_, Some(Reason::HookRunning), _) if verified => (Stage::Verifying, begun),
         (_, Some(_), _) => (Stage::Creating(count(done)), begun),
         (_, None, Some("Verifying")) => (Stage::Verifying, Duration::ZERO),
         _ => (Stage::Creating(count(done)), Duration::ZERO),
     };
-    Pending { objects, stage, stuck }
+    let hooks = memory.prepared.as_ref().is_some_and(|prepared| prepared.hooks)
+        || matches!(stage, Stage::RunningHooks(_));
+    Pending { objects, stage, stuck, hooks }
 }
 
 #[cfg(test)]

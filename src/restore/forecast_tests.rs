@@ -25,7 +25,13 @@ fn job(name: &str, objects: i64) -> Job {
 
 fn took(seconds: u64) -> Sample {
     let time = Duration::from_secs(seconds);
-    Sample { objects: 10, create: time, ready: Some(Duration::ZERO), verify: Duration::ZERO }
+    Sample {
+        objects: 10,
+        create: time,
+        ready: Some(Duration::ZERO),
+        verify: Duration::ZERO,
+        hooks: None,
+    }
 }
 
 fn run(seconds: u64, drill: bool) -> RunTimings {
@@ -50,7 +56,7 @@ fn run(seconds: u64, drill: bool) -> RunTimings {
 fn p50(forecast: &Forecast) -> Option<u64> {
     let latest = forecast.latest()?;
     let End { all, .. } = latest.end.as_ref()?;
-    Some(all.p50.as_secs())
+    Some((*all)?.p50.as_secs())
 }
 
 /// Everyone has a number from the first second where the store knows earlier runs, and it follows
@@ -114,6 +120,7 @@ fn what_was_expected_is_kept_with_what_came_of_it() {
         since: serde_json::from_value(json!("2026-11-23T07:00:00Z")).unwrap(),
         total: 10,
         fresh: false,
+        hooks: false,
         index: None,
         place: Some((1, 2)),
     });
@@ -134,4 +141,41 @@ fn what_was_expected_is_kept_with_what_came_of_it() {
     check(&metrics, &kept);
     let text = metrics.encode();
     assert!(text.contains("reprieve_restore_estimates_total{at=\"50\",held=\"true\"} 1"), "{text}");
+}
+
+/// A site whose hooks run is not done: what is left of it is what hooks took in earlier restores.
+#[test]
+fn a_site_whose_hooks_run_is_not_done() {
+    let jobs = [job("a", 10)];
+    let with_hooks = |seconds: u64, drill| {
+        let mut run = run(0, drill);
+        run.sites[0].hooks_milliseconds = Some(seconds * 1000);
+        run.estimates.clear();
+        run
+    };
+    let (mut memories, stages) = (Memories::new(), Stages::default());
+    let begun = Some(Instant::now());
+    memories.insert("a".into(), Memory { begun, ..Memory::default() });
+    stages.set("a", "RunningHooks");
+    let mut forecast = Forecast::from(&[with_hooks(300, false), with_hooks(3, true)], false);
+    forecast.look(&jobs, &memories, &stages, 1);
+    assert!(p50(&forecast).unwrap().abs_diff(300) < 10, "{forecast:?}");
+    // Drills run other hooks, and records of old say nothing of hooks.
+    for runs in [vec![with_hooks(3, true)], vec![run(20, false)]] {
+        let mut forecast = Forecast::from(&runs, false);
+        forecast.look(&jobs, &memories, &stages, 1);
+        assert!(forecast.latest().is_some() && p50(&forecast).is_none(), "{forecast:?}");
+        let now: Time = serde_json::from_value(json!("2026-11-23T07:00:00Z")).unwrap();
+        assert_eq!((forecast.first(&["a"], now), forecast.news(now)), (vec![None], vec![]));
+    }
+    let took = Sample { hooks: Some(Duration::from_secs(7)), ..took(1) };
+    memories.insert("a".into(), Memory { took: Some(took), ..Memory::default() });
+    let restore: Restore = serde_json::from_value(json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "r" },
+        "spec": { "source": { "store": "All" } },
+        "status": { "startTime": "2026-11-23T07:00:00Z" },
+    }))
+    .unwrap();
+    let kept = forecast.end(&restore, "u", &memories).unwrap();
+    assert_eq!(kept.sites[0].hooks_milliseconds, Some(7000));
 }

@@ -2,6 +2,8 @@
 //! carried out one step at a time, each outcome written down before the next. On the Site, or, of a
 //! drill, in its Restore.
 
+use std::time::Instant;
+
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -9,11 +11,11 @@ use serde_json::json;
 use super::act::Work;
 use super::decide::Job;
 use super::plan::{Plan, failure};
-use super::site::Attempt;
+use super::site::{Attempt, Progress};
 use crate::api::{
     Hook, NotProved, ObjectRef, Reason, Restore, RestoreHooks, Site, SiteDrill, VerifiedSite, names,
 };
-use crate::cluster::hooks::{Progress, Run, in_words, note, step};
+use crate::cluster::hooks::{self, Run, in_words, note, step};
 use crate::cluster::{Exact, Note, describe, patch_status_exact};
 
 /// The hooks that a drill runs, and where.
@@ -56,12 +58,12 @@ impl Work {
         live: Site,
         verified: VerifiedSite,
         plan: &mut Plan,
+        progress: &mut Progress,
     ) -> Result<Attempt, Attempt> {
         let hooks: Vec<Hook> = live.hooks().after_restore.into_iter().map(|of| of.hook).collect();
         if hooks.is_empty() {
             return Ok(Attempt::Verified(verified));
         }
-        self.stages.set(&job.name, "RunningHooks");
         let kept = live.status.as_ref().and_then(|status| status.restore_hooks.clone());
         let mut kept = self.own_hooks(kept, &verified);
         let name = live.name_any();
@@ -73,7 +75,7 @@ impl Work {
             hooks: &hooks,
         };
         let mut ledger = Ledger::Site(Box::new(live));
-        self.run_hooks(job, &mut ledger, &wanted, &mut kept).await?;
+        self.run_hooks(job, &mut ledger, &wanted, &mut kept, progress).await?;
         for record in kept.hooks.iter().filter(|record| record.state.is_error()) {
             let message = format!("{}; its onError is Continue", in_words(record));
             plan.notices.push(failure(&job.name, None, record.state.reason(), message));
@@ -104,6 +106,7 @@ impl Work {
         ledger: Restore,
         wanted: &DrillHooks,
         verified: &VerifiedSite,
+        progress: &mut Progress,
     ) -> Result<Vec<NotProved>, Attempt> {
         let kept = ledger.status.as_ref().and_then(|s| s.drill_hooks.get(&job.name).cloned());
         let mut kept = self.own_hooks(kept, verified);
@@ -119,7 +122,7 @@ impl Work {
             hooks: &wanted.hooks,
         };
         let mut ledger = Ledger::Drill(Box::new(ledger));
-        self.run_hooks(job, &mut ledger, &wanted, &mut kept).await?;
+        self.run_hooks(job, &mut ledger, &wanted, &mut kept, progress).await?;
         let errors = kept.hooks.iter().filter(|record| record.state.is_error());
         Ok(errors
             .map(|record| NotProved {
@@ -147,7 +150,10 @@ impl Work {
         ledger: &mut Ledger,
         wanted: &Wanted<'_>,
         kept: &mut RestoreHooks,
+        progress: &mut Progress,
     ) -> Result<(), Attempt> {
+        self.stages.set(&job.name, "RunningHooks");
+        progress.hooks_begun.get_or_insert_with(Instant::now);
         let of = format!("Restore {} ({}), site {}", self.restore, self.uid, job.name);
         let run = Run {
             client: &self.ctx.client,
@@ -159,9 +165,9 @@ impl Work {
             hooks: wanted.hooks,
         };
         loop {
-            let progress = step(&run, &kept.hooks, self.ctx.now()).await;
-            match progress.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))? {
-                Progress::Record(record, told) => {
+            let came = step(&run, &kept.hooks, self.ctx.now()).await;
+            match came.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))? {
+                hooks::Progress::Record(record, told) => {
                     note(&mut kept.hooks, record.clone());
                     self.write_hooks(job, ledger, kept).await?;
                     run.count(&record);
@@ -169,9 +175,14 @@ impl Work {
                         self.tell_of_hook(ledger, &told).await;
                     }
                 }
-                Progress::Wait(why) => return Err(Attempt::Waiting(Reason::HookRunning, why)),
-                Progress::Done => return Ok(()),
-                Progress::Failed(reason, why) => {
+                hooks::Progress::Wait(why) => {
+                    return Err(Attempt::Waiting(Reason::HookRunning, why));
+                }
+                hooks::Progress::Done => {
+                    progress.measure_hooks();
+                    return Ok(());
+                }
+                hooks::Progress::Failed(reason, why) => {
                     let why = format!("every object is back and equal, but the {why}");
                     return Err(Attempt::Failed(vec![failure(&job.name, None, reason, why)]));
                 }

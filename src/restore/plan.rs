@@ -181,3 +181,38 @@ pub fn failure(site: &str, of: Option<&Value>, reason: Reason, message: String) 
     });
     RestoreFailure { site: site.to_owned(), object, reason: reason.to_string(), message }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixtures::entry;
+    use super::super::index::Indexing;
+    use super::*;
+
+    #[test]
+    fn only_what_is_as_it_was_is_equal() {
+        let site = json!({"apiVersion": "reprieve.dev/v1alpha1", "kind": "Site", "metadata": {"name": "acme"}});
+        let map = |name: &str, data: &str, owners: Value| {
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": data}, "metadata": {
+                "name": name, "namespace": "acme", "ownerReferences": owners,
+            }})
+        };
+        let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "b"}]);
+        let mut indexing = Indexing::new("acme");
+        for object in [&site, &map("a", "old", owner.clone()), &map("b", "old", json!([]))] {
+            indexing.add(&entry(object));
+        }
+        let plan = Plan::new("acme", Arc::new(indexing.finish().unwrap()));
+        let of = |live: &Value, owners: bool| {
+            plan.is_equal(&ObjectKey::of(live).unwrap(), live.clone(), owners)
+        };
+        let same = map("a", "old", owner.clone());
+        assert!(of(&same, true) && of(&same, false));
+        let changed = map("a", "new", owner);
+        assert!(!of(&changed, true) && !of(&changed, false));
+        let alone = map("a", "old", json!([]));
+        assert!(!of(&alone, true) && of(&alone, false));
+        assert!(!of(&map("c", "old", json!([])), false), "what is not in the archive");
+    }
+}

@@ -37,6 +37,8 @@ pub struct Prepared {
     pub total: i64,
     /// Whether this attempt has created it; if not, some of its objects may be there.
     pub fresh: bool,
+    /// Whether hooks are run once it was read back.
+    pub hooks: bool,
     /// What its archive holds, if it was read just now; to be handed on.
     pub index: Option<Arc<Index>>,
     /// The place that it says it has, and of how many.
@@ -136,7 +138,8 @@ impl Work {
             let marked = self.mark(&live, job, total).await;
             marked.map_err(|e| Attempt::Waiting(Reason::Progressing, e.to_string()))?;
             let (priority, since) = (live.spec.priority, self.waits_since(&live));
-            let prepared = Prepared { priority, since, total, fresh: false, index, place: None };
+            let (fresh, hooks) = (false, has_hooks(&live));
+            let prepared = Prepared { priority, since, total, fresh, hooks, index, place: None };
             return Ok(Preparation::Ready(prepared));
         }
         let kinds = self.kinds().await?;
@@ -162,6 +165,7 @@ impl Work {
             since: self.created,
             total,
             fresh: true,
+            hooks: has_hooks(&site),
             index,
             place: None,
         }))
@@ -192,6 +196,7 @@ impl Work {
             since: self.waits_since(live),
             total: noted.objects_total,
             fresh: false,
+            hooks: has_hooks(live),
             index: None,
             place: noted.place.zip(noted.places),
         })
@@ -243,6 +248,10 @@ impl Work {
         }
         Ok(())
     }
+}
+
+fn has_hooks(site: &Site) -> bool {
+    site.spec.hooks.as_ref().is_some_and(|hooks| !hooks.after_restore.is_empty())
 }
 
 /// Nobody else may have taken the site's id meanwhile: ids are unique.

@@ -64,6 +64,8 @@ pub struct Progress {
     pub took: Option<Sample>,
     /// Set once everything was read back: what is left are its hooks. With what was told then.
     pub verified: Option<(VerifiedSite, Vec<RestoreFailure>)>,
+    /// When its hooks were begun.
+    pub hooks_begun: Option<Instant>,
 }
 
 impl Progress {
@@ -77,7 +79,15 @@ impl Progress {
             create: created.saturating_duration_since(begun),
             ready: waited.then(|| verifying.saturating_duration_since(created)),
             verify: verifying.elapsed(),
+            hooks: None,
         });
+    }
+
+    /// Notes that its hooks have ended well just now.
+    pub fn measure_hooks(&mut self) {
+        if let (Some(took), Some(begun)) = (&mut self.took, self.hooks_begun) {
+            took.hooks = Some(begun.elapsed());
+        }
     }
 }
 

@@ -105,3 +105,19 @@ async fn what_is_not_there_is_missed() {
         }
     }
 }
+
+#[test]
+fn what_hooks_took_is_measured_of_what_was_measured_before() {
+    let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+    let mut progress = Progress { hooks_begun: ago(7), ..Progress::default() };
+    // As after a restart of the operator.
+    progress.measure_hooks();
+    assert_eq!(progress.took, None);
+    progress.begun = ago(20);
+    progress.created = Some(Created { at: ago(10), ..Created::default() });
+    progress.measure(3, Instant::now(), true);
+    assert_eq!(progress.took.map(|took| took.hooks), Some(None), "it has none, so far");
+    progress.measure_hooks();
+    let hooks = progress.took.and_then(|took| took.hooks).expect("a time");
+    assert!(hooks >= Duration::from_secs(7), "{hooks:?}");
+}

@@ -38,6 +38,46 @@ impl Line {
     }
 }
 
+/// How long some have waited for something, the shortest first, in seconds, with the sum of the
+/// weights up to it.
+#[derive(Debug)]
+pub struct Waits(Vec<(f64, f64)>);
+
+impl Waits {
+    /// Of these, each with its weight.
+    pub fn of(mut waits: Vec<(f64, f64)>) -> Self {
+        waits.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut up_to = 0.0;
+        for (_, weight) in &mut waits {
+            up_to += *weight;
+            *weight = up_to;
+        }
+        Self(waits)
+    }
+
+    /// Whether nobody has waited.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How long somebody still waits who has waited so long, in seconds.
+    pub fn left(&self, waited: f64, random: &mut Random) -> f64 {
+        let Self(waits) = self;
+        // Whose wait was longer than that.
+        let first = match waited > 0.0 {
+            true => waits.partition_point(|(wait, _)| *wait <= waited),
+            false => 0,
+        };
+        let before = first.checked_sub(1).map_or(0.0, |before| waits[before].1);
+        let total = waits.last().map_or(0.0, |last| last.1);
+        let at = before + random.fraction() * (total - before);
+        let longer = &waits[first..];
+        let drawn = longer.get(longer.partition_point(|(_, up_to)| *up_to <= at)).or(longer.last());
+        // What has waited longer than all others is expected to wait as long again.
+        drawn.map_or(waited, |(wait, _)| wait - waited)
+    }
+}
+
 /// splitmix64 (Steele, Lea, Flood 2014): the same facts give the same estimate.
 #[derive(Debug)]
 pub struct Random(pub u64);

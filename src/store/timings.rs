@@ -45,6 +45,9 @@ pub struct SiteTiming {
     pub ready_milliseconds: Option<u64>,
     /// To read everything back and compare it, in milliseconds.
     pub verify_milliseconds: u64,
+    /// From then until its hooks had ended well, in milliseconds. Absent: none was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks_milliseconds: Option<u64>,
 }
 
 /// An estimate, and the truth.

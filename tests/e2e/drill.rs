@@ -78,6 +78,8 @@ async fn drills_prove_restores_and_touch_nothing() {
     step("one that was deleted");
     stage.refused();
     step("one that the cluster does not take");
+    stage.changed();
+    step("one of which the cluster makes something else");
     stage.too_long();
     step("one that takes too long");
     stage.broken();
@@ -487,6 +489,48 @@ spec: {policyName: no-room, validationActions: [Deny]}
         let said = [&last["name"], &last["backup"], &last["outcome"]].map(|v| v.as_str());
         let (drill, backup, outcome) = expected;
         assert_eq!(said, [Some(drill), Some(backup), Some(outcome)], "{}", site["status"]);
+    }
+
+    /// What was read back is compared: a policy makes something else of one object on its way in.
+    fn changed(&self) {
+        let of = |kind: &str, spec: Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "prices"}, "spec": spec});
+        let spec = json!({
+            "failurePolicy": "Fail", "reinvocationPolicy": "Never",
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]},
+            // By its name: what every such object goes through is told, and no difference.
+            "matchConditions": [
+                {"name": "scratch", "expression": "request.namespace.startsWith('drill-')"},
+                {"name": "one", "expression": "object.metadata.name == 'shop'"},
+            ],
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {
+                "expression": r#"Object{data: {"currency": "USD"}}"#,
+            }}],
+        });
+        self.admin.create(&of("MutatingAdmissionPolicy", spec)).worked();
+        let binding = of("MutatingAdmissionPolicyBinding", json!({"policyName": "prices"}));
+        self.admin.create(&binding).worked();
+        let tried = "create configmap shop --from-literal=currency=EUR -n drill-by-hand --dry-run=server -o jsonpath={.data.currency}";
+        let begun = Instant::now();
+        while self.admin.kubectl(tried).worked() != "USD" {
+            assert!(begun.elapsed() < PATIENCE, "the policy is not in force");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let sample = json!({"sample": {"backupRefs": [{"name": "acme-1"}]}});
+        self.admin.create(&drill("changed", sample)).worked();
+        let live = self.ended("changed", 1);
+        let words = ["False DrillFailed", "0 of 1", "differs in data.currency"];
+        expect_condition(&live, "Drilled", &words);
+        let failures = &last(&live)["failures"];
+        assert!(failures.to_string().contains("VerifyFailed"), "{failures}");
+        assert_eq!(failures.as_array().map(Vec::len), Some(1), "{failures}");
+        expect_condition(
+            &self.admin.get("bkp acme-1"),
+            "Drilled",
+            &["False DrillFailed", "differs"],
+        );
+        for kind in ["mutatingadmissionpolicybinding", "mutatingadmissionpolicy"] {
+            self.admin.kubectl(&format!("delete {kind} prices")).worked();
+        }
     }
 
     /// What may pass is tried again, until the time is up.

@@ -261,7 +261,8 @@ impl Model {
 
     /// By what the room of Apps asks itself.
     pub fn unmarked(&self, state: &mut State, site: usize) -> Option<()> {
-        let requests: Vec<_> = state.requests.iter().flatten().map(|id| self.request(*id)).collect();
+        let requests: Vec<_> =
+            state.requests.iter().flatten().map(|id| self.request(*id)).collect();
         let late = |app: &reprieve::api::App| {
             let named = app.status.as_ref()?.deletion.as_ref()?.request_ref.name.clone();
             let live = requests.iter().find(|r| r.metadata.name.as_ref() == Some(&named));

@@ -7,7 +7,7 @@ use kube::Client;
 use kube::core::Status;
 use serde_json::{Value, json};
 
-use super::decide::{Step, Turn, in_words, next, taken, too_long, turn};
+use super::decide::{Step, Turn, in_words, next, too_long, turn};
 use super::job::{self, Live};
 use super::metrics::HookOutcome;
 use crate::api::{Hook, HookState, HookStatus, OnHookError, Reason, Time, names};
@@ -159,11 +159,7 @@ impl One<'_> {
         match send(self.run.client, self.run.namespace, Method::POST, &path, &job).await? {
             Sent::Done(live) => Ok(self.begin(job::read(&live).uid)),
             // Somebody was faster; what that is, the next look says.
-            Sent::Conflict => match self.read().await? {
-                Some(live) if live.of.as_deref() == Some(self.run.of) => Ok(self.begin(live.uid)),
-                Some(_) => Ok(self.ended(HookState::Refused, taken())),
-                None => Ok(self.waits()),
-            },
+            Sent::Conflict => Ok(self.waits()),
             Sent::Refused(why) => Ok(self.ended(HookState::Refused, why)),
         }
     }

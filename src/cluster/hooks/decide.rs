@@ -95,7 +95,7 @@ pub fn next(
 }
 
 /// What is said where another Job has the name.
-pub fn taken() -> String {
+fn taken() -> String {
     "another Job has its name; delete that one, or give the hook another name".to_owned()
 }
 

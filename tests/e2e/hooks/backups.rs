@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use reprieve::api::names;
 use reprieve::sandbox::proxy::Rule;
+use reprieve::store::{CatalogueEntry, Expected, Store};
 use serde_json::{Value, json};
 
 use super::{Stage, created_job, good, hook, let_run, states, waits, written};
-use crate::user::{Snapshot, condition, expect_condition, request};
+use crate::user::{Snapshot, User, condition, expect_condition, request};
 
 const HOOKS: &str = "/status/hooks";
 
@@ -188,6 +190,29 @@ impl Stage {
         until_may(true);
     }
 
+    /// Of the Backups of one request the first alone runs them, also where the Site is not held:
+    /// of a request for Apps, whose workloads are out of service by then.
+    pub fn the_second_of_a_request(&self) {
+        let operator = User::new(&self.sandbox, self.sandbox.operator_kubeconfig());
+        self.hooks("acme", &before(&[good("dump")]));
+        let jobs = self.created("acme").len();
+        let uid = self.admin.get("site acme")["metadata"]["uid"].clone();
+        for (name, expected) in [("asked-1", "dump Succeeded"), ("asked-2", "dump Skipped")] {
+            let label = json!({ (names::LABEL_REQUEST_UID): "asked" });
+            operator
+                .create(&json!({
+                    "apiVersion": names::API_VERSION, "kind": "Backup",
+                    "metadata": {"name": name, "labels": label},
+                    "spec": {"siteRef": {"name": "acme", "uid": uid, "id": "site-2"}, "purpose": "BeforeDeletion"},
+                }))
+                .worked();
+            let live = self.backed_up(name);
+            expect_condition(&live, "Verified", &["True Verified"]);
+            assert_eq!(states(&live["status"]["hooks"]), [expected], "{name}");
+        }
+        assert_eq!(self.created("acme").len(), jobs + 1, "one Job for both");
+    }
+
     /// I8: one Job for each hook, whatever write the operator was killed after.
     pub async fn killed_at_each_write_of_a_backup(&mut self) {
         self.hooks("acme", &before(&[waits("dump"), good("after")]));
@@ -259,11 +284,21 @@ impl Stage {
         assert_eq!(self.created("acme").len(), jobs + 1, "{backups:?}");
     }
 
-    /// No Job of a hook is in what a backup holds.
-    pub async fn no_hook_is_in(&self, site: &str) {
+    /// No Job of a hook is in any archive of the site with this id, nor in what a backup would hold
+    /// now.
+    pub async fn no_hook_is_in(&self, site: &str, id: &str) {
         let all = Snapshot::take(&self.sandbox, site).await;
         assert!(!self.jobs(site).is_empty(), "there are Jobs of hooks");
         let jobs: Vec<_> = all.objects.iter().filter(|o| o.0.starts_with("Job.")).collect();
         assert_eq!(jobs.len(), 0, "{jobs:?}");
+        let store = Store::open(&self.sandbox.store_url()).await.expect("the store");
+        let backups = store.backups_of(id).await.expect("the catalogue");
+        assert!(backups.len() > 3, "{backups:?}");
+        for CatalogueEntry { site, location, .. } in backups {
+            let archive = store.load(&location, Expected { site, digest: None }).await;
+            let entries = archive.expect("an archive").entries;
+            let jobs: Vec<_> = entries.iter().filter(|e| e.key.is("batch", "Job")).collect();
+            assert!(!entries.is_empty() && jobs.is_empty(), "{location}: {jobs:?}");
+        }
     }
 }

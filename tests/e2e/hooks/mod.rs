@@ -44,6 +44,8 @@ async fn hooks_are_run_once_and_tell_how_they_ended() {
     step("a Job that vanished");
     stage.what_cannot_be_created();
     step("hooks that cannot be created");
+    stage.the_second_of_a_request();
+    step("two backups of one request");
     stage.killed_at_each_write_of_a_backup().await;
     step("kills in a backup");
     stage.held_and_purged();
@@ -52,6 +54,8 @@ async fn hooks_are_run_once_and_tell_how_they_ended() {
     step("restores");
     stage.drilled();
     step("a drill");
+    stage.killed_while_drilled().await;
+    step("kills in a drill");
     stage.sandbox.stop().expect("nothing is left");
 }
 
@@ -181,12 +185,18 @@ impl Stage {
 
     /// Jobs of hooks that were created in this namespace.
     fn created(&self, namespace: &str) -> Vec<AuditRecord> {
+        self.created_where(|created_in| created_in == namespace)
+    }
+
+    /// Jobs that were created in scratch namespaces.
+    fn created_in_drills(&self) -> Vec<AuditRecord> {
+        self.created_where(|namespace| namespace.starts_with("drill-"))
+    }
+
+    fn created_where(&self, wanted: impl Fn(&str) -> bool) -> Vec<AuditRecord> {
         let mut all = self.sandbox.audit().read().expect("an audit log");
         all.retain(|r| {
-            r.resource == "jobs"
-                && r.verb == "create"
-                && r.namespace == namespace
-                && r.is_carried_out()
+            r.resource == "jobs" && r.verb == "create" && wanted(&r.namespace) && r.is_carried_out()
         });
         all
     }
