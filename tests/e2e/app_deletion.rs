@@ -94,6 +94,8 @@ async fn an_app_goes_and_nothing_else() {
     let step = |what: &str| eprintln!("{:6.1} s {what}", begun.elapsed().as_secs_f64());
     build(&stage);
     step("built");
+    let drift = drift_begins(&stage).await;
+    step("a scope that drifts");
     in_one_request_at_a_time(&stage);
     step("one request at a time");
     held_and_cancelled(&stage).await;
@@ -105,8 +107,90 @@ async fn an_app_goes_and_nothing_else() {
     step("brought back");
     cancelled_while_its_backup_cannot_be_read(&stage).await;
     step("cancelled while a backup cannot be read");
+    drift_ends(&stage, &drift).await;
+    step("what was added is there");
     assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
+}
+
+/// The App `late` of the Site `grows`, with a ConfigMap of each of these names.
+fn late(maps: &[&str]) -> String {
+    let map = |name: &&str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}});
+    let manifests: Vec<Value> = maps.iter().map(map).collect();
+    json!({
+        "apiVersion": names::API_VERSION, "kind": "App",
+        "metadata": {"name": "late", "namespace": "grows"},
+        "spec": {"id": "app-late", "product": "late", "manifests": manifests},
+    })
+    .to_string()
+}
+
+/// T12: a manifest is added while a plan awaits its approvals, another one while it is held; a
+/// namespace is added to a Site that is held. Gives what was added last, as it was.
+async fn drift_begins(stage: &People) -> Value {
+    stage.admin.apply(&sample(SITE, "grows", 8)).worked();
+    stage.admin.apply(&sample(SITE, "wide", 9)).worked();
+    stage.admin.kubectl("wait --for=condition=Ready site grows wide --timeout=60s").worked();
+    stage.admin.apply(&late(&["one"])).worked();
+    // It is not the App's: somebody has made it.
+    stage.admin.kubectl("create configmap three -n grows --from-literal=by=hand").worked();
+    stage.admin.kubectl("wait --for=condition=Ready app late -n grows --timeout=60s").worked();
+
+    let before = stage.ask("late", "App", &["app-late"], 10)["status"]["plan"].clone();
+    assert_eq!(before["entities"][0]["applied"]["count"], 1, "{before}");
+    stage.bob.approve("late", "bob").worked();
+    stage.alice.until("dreq late", "one of two", |live| {
+        condition(live, "Approved").contains("1 of 2 approvals")
+    });
+    stage.admin.apply(&late(&["one", "two"])).worked();
+    let live = stage.alice.until("dreq late", "another plan", |live| {
+        live["status"]["plan"]["entities"][0]["applied"]["count"] == 2
+    });
+    assert_ne!(live["status"]["plan"]["digest"], before["digest"], "{}", live["status"]);
+    assert!(live["status"]["approvals"].is_null(), "none counts: {}", live["status"]);
+    expect("state", "AwaitingApproval", &live["status"]["state"], &live);
+    expect_condition(&live, "Approved", &["0 of 2", "bob approved another digest"]);
+    stage.approve("late");
+    stage
+        .admin
+        .until("app late -n grows", "held", |live| live["status"]["state"] == "PendingDeletion");
+    stage.admin.apply(&late(&["one", "two", "three"])).worked();
+
+    // A namespace with something in it, which consents.
+    stage.admin.kubectl("create namespace wide-more").worked();
+    stage.admin.kubectl("annotate namespace wide-more reprieve.dev/adopt=wide").worked();
+    stage.admin.kubectl("create configmap precious -n wide-more --from-literal=a=b").worked();
+    let before = Snapshot::of(&stage.sandbox, "wide", &["wide".to_owned()]).await;
+    stage.hold("wide", "Site", &["site-9"], 600);
+    let more = r#"{"spec":{"namespaces":["wide","wide-more"]}}"#;
+    stage.admin.run(&["patch", "site", "wide", "--type=merge", "-p", more], "").worked();
+    let live = stage.alice.until_state("wide", "Cancelled");
+    let words = ["False PlanChanged", "Site wide is not what was planned", "wide, wide-more"];
+    expect_condition(&live, "Succeeded", &words);
+    assert_eq!(live["status"]["progress"]["purged"], 0, "{}", live["status"]);
+    stage.admin.until("site wide", "Active, with both", |live| {
+        let namespaces = live["status"]["namespaces"].as_array().map_or(0, Vec::len);
+        live["status"]["state"] == "Active"
+            && live["status"]["deletion"].is_null()
+            && namespaces == 2
+    });
+    let now = Snapshot::of(&stage.sandbox, "wide", &["wide".to_owned()]).await;
+    let site = ["Site.reprieve.dev/wide"];
+    before.without(&site).expect_untouched(&now.without(&site), "T12: a namespace was added");
+    stage.admin.kubectl("get configmap precious -n wide-more").worked();
+    stage.admin.get("configmap three -n grows")["metadata"].clone()
+}
+
+/// What the App had when it was approved is gone, by its UIDs; what its manifests have named since
+/// is as it was.
+async fn drift_ends(stage: &People, added: &Value) {
+    let live = stage.alice.until_state("late", "Completed");
+    assert_eq!(live["status"]["plan"]["entities"][0]["applied"]["count"], 2, "{}", live["status"]);
+    for what in ["app late", "configmap one", "configmap two"] {
+        stage.admin.kubectl(&format!("get {what} -n grows")).failed(&["(NotFound)"]);
+    }
+    let now = &stage.admin.get("configmap three -n grows")["metadata"];
+    assert_eq!(now, added, "T12: what was added while it was held");
 }
 
 fn in_one_request_at_a_time(stage: &People) {

@@ -249,6 +249,7 @@ async fn what_people_get_wrong_in_a_cluster() {
     apps_that_are_empty_or_large(&admin);
     lists_that_are_refused_by_the_schema(&alice);
     requests_that_are_refused(&alice);
+    an_id_of_both_kinds(&admin, &alice);
     too_many(&alice);
     another_digest(&alice, &bob);
     store_that_goes_away(&sandbox, &admin);
@@ -440,6 +441,32 @@ fn lists_that_are_refused_by_the_schema(alice: &User) {
     alice.create(&typo).failed(&["unknown field", "retentionSecond"]);
     let seen = alice.kubectl("get dreq -o name");
     assert_eq!(seen.worked(), "", "expected no request to be created");
+}
+
+/// One string as the id of a Site and of an App: it can mean neither.
+fn an_id_of_both_kinds(admin: &User, alice: &User) {
+    let app = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "App",
+        "metadata": {"name": "both", "namespace": "large"},
+        "spec": {"id": "site-113", "product": "wiki", "manifests": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "both"}},
+        ]},
+    });
+    admin.create(&app).worked();
+    let uids = || {
+        ["site large", "app both -n large"].map(|what| admin.get(what)["metadata"]["uid"].clone())
+    };
+    let before = uids();
+    for kind in ["Site", "App"] {
+        let name = format!("both-{}", kind.to_lowercase());
+        alice.create(&request(&name, kind, &["site-113".to_owned()])).worked();
+        let live = alice.until_state(&name, "Refused");
+        let words = ["False AmbiguousId", "\"site-113\"", "Site large", "App large/both"];
+        expect_condition(&live, "ScopeValid", &words);
+        assert_eq!(live["status"]["plan"]["refusals"][0]["reason"], "AmbiguousId", "{live}");
+        assert!(live["status"]["plan"]["digest"].is_null(), "expected nothing to approve: {live}");
+    }
+    assert_eq!(uids(), before, "both are there");
 }
 
 fn requests_that_are_refused(alice: &User) {

@@ -133,6 +133,7 @@ fn build(stage: &People) {
             json!([{"name": "tmp", "emptyDir": {}}]),
         ),
         workload("Deployment", "gitops", json!({"replicas": 2}), json!([])),
+        workload("Deployment", "flux", json!({"replicas": 2}), json!([])),
         workload("Deployment", "off", json!({"replicas": 0}), json!([])),
         workload("Deployment", "auto", json!({"replicas": 2}), json!([])),
         workload("ReplicaSet", "free", json!({"replicas": 1}), json!([])),
@@ -293,31 +294,38 @@ fn users_and_gitops_in_between(stage: &People) {
         })
     };
     replicas("web", 0);
-    replicas("gitops", 0);
     // A user wants another number, once: it is out of service again, and gets that number back.
     stage.admin.kubectl("scale deploy web -n acme --replicas=5").worked();
     replicas("web", 0);
     let patch = r#"{"spec":{"schedule":"0 4 1 1 *"}}"#;
     stage.admin.run(&["patch", "cronjob", "nightly", "-n", "acme", "-p", patch], "").worked();
     // Argo CD and Flux apply what git says, by force, again and again: told, then let be.
-    let manifest = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "gitops", "namespace": "acme"}, "spec": {"replicas": 2},
-    });
+    let managers = [("gitops", "argocd"), ("flux", "kustomize-controller")];
     for _ in 0..4 {
-        replicas("gitops", 0);
-        let args = "apply --server-side --force-conflicts --field-manager=argocd -f -";
-        stage.admin.with_input(args, &manifest.to_string()).worked();
+        for (name, manager) in managers {
+            replicas(name, 0);
+            let manifest = json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": name, "namespace": "acme"}, "spec": {"replicas": 2},
+            });
+            let args =
+                format!("apply --server-side --force-conflicts --field-manager={manager} -f -");
+            stage.admin.with_input(&args, &manifest.to_string()).worked();
+        }
     }
     stage.admin.until("events.events.k8s.io -A", "told, and let be", |all| {
         let notes = all["items"].as_array().into_iter().flatten();
         let notes = notes.filter(|e| e["reason"] == "QuarantineContested");
         let notes: Vec<&str> = notes.filter_map(|e| e["note"].as_str()).collect();
-        let gitops = |w: &str| notes.iter().any(|n| n.contains("acme/gitops") && n.contains(w));
-        gitops("by argocd") && gitops("3 of 3") && gitops("let be")
+        managers.iter().all(|(name, manager)| {
+            let by = format!("acme/{name} was put back into service by {manager} ");
+            let told = |w: &str| notes.iter().any(|n| n.contains(&by) && n.contains(w));
+            told("3 of 3") && told("let be")
+        })
     });
     std::thread::sleep(Duration::from_secs(2));
     replicas("gitops", 2);
+    replicas("flux", 2);
     // A user's change of what is let be wins over what was.
     stage.admin.kubectl("scale deploy gitops -n acme --replicas=7").worked();
 

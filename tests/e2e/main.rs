@@ -35,6 +35,7 @@ mod schedule;
 mod site;
 mod snapshots;
 mod sources;
+mod told;
 mod waves;
 mod writes;
 // Shared with `tests/guard`.

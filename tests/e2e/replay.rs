@@ -3,6 +3,7 @@
 //! when a pipeline applies it again; and DELETE of a request, in whatever state, only ever keeps
 //! what is not gone. The oracle is what lives and the API server's audit log.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use reprieve::api::names::OPERATOR_USER;
 use reprieve::sandbox::{Sandbox, audit};
 use serde_json::{Value, json};
@@ -23,16 +24,23 @@ async fn what_was_approved_once_is_not_approved_again() {
     let sites = stage.prepare("again", &waves, 5);
     let [one, two, three, four, five] = &sites[..] else { panic!("five sites") };
     let pair = stage.prepare("pair", &json!({"quorum": {"approvals": 2}}), 1);
+    let late =
+        stage.prepare("late", &json!({"quorum": {"approvals": 1, "expiresAfterSeconds": 60}}), 1);
+    expires_begin(&stage, &late[0]);
+    let lost = stage.prepare("lost", &json!({}), 2);
+    policy_goes(&stage, &lost);
     approvals_of_something_else(&stage, &pair[0]);
     approvals_survive_syncs(&stage, &sandbox, &pair[0]);
     finished_requests(&stage, &sandbox, two).await;
+    policy_comes_back(&stage, &lost);
     deleted_in_each_state(&stage, &sandbox, &[one, three, four, five]).await;
+    deleted_when_it_has_ended(&stage, &sandbox, &late[0]).await;
     let records = sandbox.audit().read().expect("the audit log");
     let gone: Vec<&str> = audit::deletes(&records)
         .filter(|r| r.user.name == OPERATOR_USER && r.resource == "sites")
         .map(|r| r.name.as_str())
         .collect();
-    assert_eq!(gone, [two, three], "Sites that were deleted, in that order");
+    assert_eq!(gone, [two, &lost[1], three], "Sites that were deleted, in that order");
     drop(operator);
     assert!(crate::audit::expect_invariants(&sandbox) > 0, "something was purged");
     sandbox.stop().expect("nothing is left");
@@ -206,6 +214,96 @@ async fn finished_requests(stage: &Stage, sandbox: &Sandbox, site: &str) {
     cannot_approve(stage, "done", &first);
     stage.alice.kubectl("delete dreq done --timeout=60s").worked();
     before.expect_untouched(&Snapshot::take(sandbox, site).await, "T17");
+}
+
+/// A policy is deleted while two requests under it are held.
+fn policy_goes(stage: &Stage, sites: &[String]) {
+    for (request, site) in ["lost-cancel", "lost-wait"].into_iter().zip(sites) {
+        stage.hold(request, std::slice::from_ref(site), &json!({}));
+    }
+    for request in ["lost-cancel", "lost-wait"] {
+        stage.alice.until(&format!("dreq {request}"), "its window", |live| {
+            !live["status"]["retention"].is_null()
+        });
+    }
+    stage.admin.kubectl("delete dpol lost").worked();
+}
+
+/// Nothing of them goes when the windows that were planned have passed: until there is a policy of
+/// that name again, the built-in one binds as well. One is cancelled. The other goes on when the
+/// policy is back, and that is right: what people approved are the values in the plan, which bind
+/// whatever the new one allows, so that it can only be stricter.
+fn policy_comes_back(stage: &Stage, sites: &[String]) {
+    for request in ["lost-cancel", "lost-wait"] {
+        let live = stage.alice.until(&format!("dreq {request}"), "past its window", |live| {
+            let end = live["status"]["retention"]["endTime"].as_str().and_then(|t| t.parse().ok());
+            end.is_some_and(|end: DateTime<Utc>| Utc::now() > end + TimeDelta::seconds(2))
+                && condition(live, "WithinBlastRadius").starts_with("False PolicyNotFound")
+        });
+        let said = condition(&live, "WithinBlastRadius");
+        let cancel = format!("kubectl patch dreq {request}");
+        assert!(said.contains("DeletionPolicy lost") && said.contains(&cancel), "{said}");
+        assert_eq!(live["status"]["state"], "Held", "{}", live["status"]);
+    }
+    stage.expect_intact(sites);
+    let cancel = r#"{"spec":{"cancel":true}}"#;
+    let patch = ["patch", "dreq", "lost-cancel", "--type=merge", "-p", cancel];
+    stage.alice.run(&patch, "").worked();
+    stage.alice.until_state("lost-cancel", "Cancelled");
+    stage.admin.until(&format!("site {}", sites[0]), "released", |live| {
+        live["status"]["deletion"].is_null()
+    });
+    let again = json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "DeletionPolicy", "metadata": {"name": "lost"},
+        "spec": {
+            "environment": "Development", "retention": {"minimumSeconds": 10, "defaultSeconds": 10},
+            "quorum": {"approvals": 1},
+            "blastRadius": {"rolling": {"maxEntities": 1000, "maxPercent": 100}},
+        },
+    });
+    stage.admin.create(&again).worked();
+    stage.alice.until_state("lost-wait", "Completed");
+    stage.until_active(&sites[..1]);
+    stage.expect_intact(&sites[..1]);
+}
+
+/// A request that nobody approves.
+fn expires_begin(stage: &Stage, site: &str) {
+    stage.alice.create(&request("late", "Site", &[format!("id-{site}")])).worked();
+    stage.alice.until_state("late", "AwaitingApproval");
+}
+
+/// T18: DELETE of a request that was refused, of one that has expired, and of one that was
+/// cancelled: it goes at once, and is the end of nothing else.
+async fn deleted_when_it_has_ended(stage: &Stage, sandbox: &Sandbox, site: &String) {
+    let before = Snapshot::take(sandbox, site).await;
+    let delete = |name: &str| {
+        // Whatever has to be released would take more than one look.
+        let begun = std::time::Instant::now();
+        stage.alice.kubectl(&format!("delete dreq {name} --timeout=20s")).worked();
+        eprintln!("         {name} deleted in {:?}", begun.elapsed());
+        stage.admin.kubectl(&format!("get dreq {name}")).failed(&["(NotFound)"]);
+        let live = stage.admin.get(&format!("site {site}"));
+        assert_eq!(live["status"]["state"], "Active", "{name}: {}", live["status"]);
+        assert!(live["status"]["deletion"].is_null(), "{name}: {}", live["status"]);
+    };
+    let live = stage.alice.until_state("late", "Expired");
+    assert!(condition(&live, "Succeeded").starts_with("False Expired"), "{}", live["status"]);
+    delete("late");
+
+    let wrong = [format!("id-{site}"), "id-of-nothing".to_owned()];
+    stage.alice.create(&request("refused", "Site", &wrong)).worked();
+    stage.alice.until_state("refused", "Refused");
+    delete("refused");
+
+    stage.hold("undone", std::slice::from_ref(site), &json!({"retentionSeconds": 600}));
+    stage.alice.until("dreq undone", "its window", |live| !live["status"]["retention"].is_null());
+    let cancel = r#"{"spec":{"cancel":true}}"#;
+    stage.alice.run(&["patch", "dreq", "undone", "--type=merge", "-p", cancel], "").worked();
+    stage.alice.until_state("undone", "Cancelled");
+    stage.until_active(std::slice::from_ref(site));
+    delete("undone");
+    before.expect_untouched(&Snapshot::take(sandbox, site).await, "T18: of what has ended");
 }
 
 /// T18: DELETE of a request that waits for approvals, of one that is held, of one in the middle of

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::told;
 use crate::user::{
     Snapshot, Stage, User, condition, expect, expect_condition, grant, http, request, sample,
 };
@@ -108,7 +109,9 @@ async fn the_road_from_a_request_to_a_restore() {
     hold_and_cancel(&stage).await;
     step("held, cancelled");
     let (name, before) = purge(&stage).await;
-    step("purged");
+    told::events_of_each_step(&stage.admin, &name);
+    told::values_of_metrics(&stage.operator);
+    step("purged, and told");
     restore(&stage, &name, &before).await;
     step("restored");
     guard_taken_away_then_crash(&mut stage).await;
@@ -305,12 +308,16 @@ async fn hold_and_cancel(stage: &Stage) {
         condition(live, "Approved").contains("1 of 2")
     });
     expect("state", "AwaitingApproval", &live["status"]["state"], &live);
+    let waits = "reprieve_closed_gates{gate=\"Approved\",reason=\"AwaitingApprovals\"} 1";
+    told::until_metrics(&stage.operator, &[waits, "reprieve_approvals_total{what=\"approval\"} 1"]);
     stage.carol.approve("undone", "carol").worked();
     stage.alice.until_state("undone", "Held");
     let live = stage.alice.until("dreq undone", "a running window", |live| {
         condition(live, "RetentionElapsed").starts_with("False WindowRunning")
     });
     expect_condition(&live, "RetentionElapsed", &["held until", "kubectl patch dreq undone"]);
+    let runs = "reprieve_closed_gates{gate=\"RetentionElapsed\",reason=\"WindowRunning\"} 1";
+    told::until_metrics(&stage.operator, &[runs, "reprieve_requests{state=\"Held\"} 1"]);
     for site in ["acme", "bolt"] {
         let live = stage.admin.until(&format!("site {site}"), "state PendingDeletion", |live| {
             live["status"]["state"] == "PendingDeletion"
