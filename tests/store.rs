@@ -302,7 +302,7 @@ fn a_full_disk_is_told() {
     let error = error.unwrap_or_else(|error| error.to_string());
     if !output.is_ok_and(|o| o.status.code() == Some(1)) {
         assert!(!error.contains("reprieve"), "{error}");
-        eprintln!("SKIPPED: no file system of one's own here: {error}");
+        reprieve::sandbox::skipped(&format!("no file system of one's own here: {error}"));
         return;
     }
     assert!(error.contains("cannot be written: it is full"), "{error}");

@@ -109,6 +109,12 @@ pub struct Sandbox {
     watchdog: Option<Watchdog>,
 }
 
+/// Says that a test is left out, and why, past the harness, which keeps what a good test prints to
+/// itself.
+pub fn skipped(why: &str) {
+    Progress::Visible.note(&format!("SKIPPED: {why}"));
+}
+
 impl Sandbox {
     /// Starts a bare cluster: etcd, API server, controllers, scheduler, and kwok with its nodes.
     /// Ready when this returns: the nodes are, and the namespace `default` takes pods.
@@ -137,7 +143,7 @@ impl Sandbox {
     /// It should start, and does not.
     pub async fn for_test_with(options: Options) -> Option<Self> {
         if let Some(reason) = binaries::unavailable() {
-            Progress::Visible.note(&format!("SKIPPED: {reason}"));
+            skipped(&reason);
             return None;
         }
         match Self::start(options).await {

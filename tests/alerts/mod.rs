@@ -33,7 +33,7 @@ pub fn program() -> Option<&'static Path> {
     let found = PROGRAM.get_or_init(|| match tools::go_program("alertmanager", PACKAGE, "") {
         Ok(path) => Some(path),
         Err(why) => {
-            eprintln!("SKIPPED: no Alertmanager: {why}");
+            reprieve::sandbox::skipped(&format!("no Alertmanager: {why}"));
             None
         }
     });

@@ -33,7 +33,7 @@ fn by_script(request: &Value) -> Option<(String, bool)> {
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("SKIPPED: no python3 here");
+        reprieve::sandbox::skipped("no python3 here");
         return None;
     };
     let text = request.to_string();

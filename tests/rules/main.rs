@@ -33,7 +33,7 @@ fn promtool() -> Option<PathBuf> {
     match tools::go_program("prometheus", package, "remove_all_sd") {
         Ok(path) => Some(path),
         Err(why) => {
-            eprintln!("SKIPPED: no promtool: {why}");
+            reprieve::sandbox::skipped(&format!("no promtool: {why}"));
             None
         }
     }

@@ -26,7 +26,7 @@ pub fn program() -> Option<&'static Path> {
     let found = PROGRAM.get_or_init(|| match tools::go_program("s3", PACKAGE, "") {
         Ok(path) => Some(path),
         Err(why) => {
-            eprintln!("SKIPPED: no S3 server: {why}");
+            reprieve::sandbox::skipped(&format!("no S3 server: {why}"));
             None
         }
     });

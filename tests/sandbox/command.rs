@@ -28,7 +28,7 @@ impl Machine {
     /// None, with a word why, where no sandbox can be started.
     fn new() -> Option<Self> {
         if let Some(reason) = binaries::unavailable() {
-            eprintln!("SKIPPED: {reason}");
+            reprieve::sandbox::skipped(&reason);
             return None;
         }
         let binaries = binaries::locate(Progress::Quiet).expect("they can be built");

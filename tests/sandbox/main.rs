@@ -99,7 +99,7 @@ async fn tests_of_one_binary_share_a_cluster() {
 #[test]
 fn a_killed_holder_leaves_nothing() {
     if let Some(reason) = binaries::unavailable() {
-        eprintln!("SKIPPED: {reason}");
+        reprieve::sandbox::skipped(&reason);
         return;
     }
     let temp = tempfile::tempdir().expect("a folder for temporary files");
