@@ -71,7 +71,6 @@ fn with_anything_missing_there_is_no_token() {
         (Some(ALL[4]), Reason::ComparisonFailed, |g| {
             g.live("s000").unread = Some("away".into());
         }),
-        (Some(ALL[1]), Reason::PolicyNotFound, |g| g.facts.policies.clear()),
         (Some(ALL[0]), Reason::EntityNotActive, |g| hold(g.live("s001"), "other", "Held")),
         (Some(ALL[0]), Reason::EntityNotActive, |g| {
             g.live("s001").site.spec.namespaces = Some(vec!["s001".into(), "more".into()]);
