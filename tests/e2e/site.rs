@@ -238,6 +238,25 @@ fn what_is_counted(stage: &Stage) {
     // An App and its ConfigMap.
     assert_eq!(more("objects"), 2, "{one} then {two}");
     assert!((300..3000).contains(&more("bytes")), "{one} then {two}");
+
+    // Somebody takes away most of what the tenant has, without asking: that is told.
+    let shrunk = || {
+        let (_, metrics) = http(stage.operator.listen(), "/metrics").expect("metrics");
+        let line = metrics.lines().find(|line| line.starts_with("reprieve_sites_shrunk "));
+        line.expect("the metric").to_owned()
+    };
+    let maps = (0..20).map(|n| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("own-{n}"), "namespace": "own", "labels": {"whose": "tenant"}}}));
+    admin
+        .create(&json!({"apiVersion": "v1", "kind": "List", "items": maps.collect::<Vec<_>>()}))
+        .worked();
+    admin.create(&app("full", "own", "own-full")).worked();
+    let full = counted(3)["objects"].as_i64().unwrap_or_default();
+    assert_eq!(shrunk(), "reprieve_sites_shrunk 0");
+    admin.kubectl("delete configmap -n own -l whose=tenant").worked();
+    admin.create(&app("left", "own", "own-left")).worked();
+    let left = counted(4)["objects"].as_i64().unwrap_or_default();
+    assert_eq!(left, full + 2 - 20);
+    admin.until("site own", "told of", |_| shrunk() == "reprieve_sites_shrunk 1");
 }
 
 /// Requests of the operator in the audit log, but for those that begin or end a watch.
