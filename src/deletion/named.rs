@@ -73,9 +73,12 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
             by_id(sites.into_iter().chain(apps))
         }
     };
-    // What is refused for its number alone is not looked into.
-    let is_known =
-        |id: &&str| holders.get(*id).is_some_and(|all| all.iter().all(|h| h.kind == *kind));
+    // What is refused for its number alone is not looked into: as the plan has it, every id is that
+    // of one entity of the declared kind.
+    let is_known = |id: &&str| {
+        let holders = holders.get(*id).map(Vec::as_slice).unwrap_or_default();
+        matches!(holders, [one] if one.kind == *kind)
+    };
     if !can_fit(wanted.len()) && wanted.iter().all(is_known) {
         return Ok(ScopeFacts { holders, others, ..ScopeFacts::default() });
     }
