@@ -52,6 +52,7 @@ async fn hooks_are_run_once_and_tell_how_they_ended() {
     step("restores");
     stage.drilled();
     step("a drill");
+    assert_eq!(crate::audit::expect_invariants(&stage.sandbox), 1, "purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 
