@@ -21,16 +21,19 @@ const APPROVAL: &str = "approval.reprieve.dev/";
 /// Panics unless everything that was deleted in this cluster was deleted as it must be. Gives how
 /// many entities were purged.
 pub fn expect_invariants(sandbox: &Sandbox) -> usize {
-    expect_invariants_but(sandbox, "")
+    expect_invariants_but(sandbox, &[])
 }
 
-/// The same in a test that has taken the guard away, and has somebody delete this Site.
-pub fn expect_invariants_but(sandbox: &Sandbox, site: &str) -> usize {
+/// The same in a test that has taken the guard away, and has the administrator delete each of these,
+/// as `resource/namespace/name`. What is named and was not deleted by them is wrong as well.
+pub fn expect_invariants_but(sandbox: &Sandbox, by_admin: &[&str]) -> usize {
     let records = sandbox.audit().read().expect("the audit log");
     let mut found = check(&records);
-    found
-        .broken
-        .retain(|why| site.is_empty() || *why != format!("I9: admin deleted sites//{site}"));
+    for what in by_admin {
+        let (all, why) = (found.broken.len(), format!("I9: admin deleted {what}"));
+        found.broken.retain(|broken| *broken != why);
+        assert!(found.broken.len() < all, "by the audit log nobody deleted {what}");
+    }
     assert!(found.broken.is_empty(), "by the audit log: {:#?}", found.broken);
     let Found { deletes, purged, .. } = found;
     eprintln!("         audit log: {deletes} deletes, {purged} entities purged, I1 to I6 hold");

@@ -86,6 +86,7 @@ async fn drills_prove_restores_and_touch_nothing() {
     step("one of a broken archive");
     stage.before_a_purge();
     step("one before a purge");
+    assert_eq!(crate::audit::expect_invariants(&stage.sandbox), 1, "purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

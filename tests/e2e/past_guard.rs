@@ -20,6 +20,18 @@ const APP: &str = include_str!("../../deploy/samples/app.yaml");
 const SITES: [&str; 4] = ["acme", "bolt", "cato", "dune"];
 /// Small Sites beside them.
 const SMALL: usize = 8;
+/// What the administrator deletes while the guard is off.
+const PAST_GUARD: [&str; 9] = [
+    "sites//acme",
+    "sites//bolt",
+    "sites//cato",
+    "sites//dune",
+    "apps/acme/shop",
+    "apps/bolt/shop",
+    "apps/cato/shop",
+    "apps/small-0/wiki",
+    "apps/small-1/extra",
+];
 const LABEL: &str = "reprieve.dev/unexpected-delete=true";
 /// A policy with the shortest window, under which requests expire within a minute.
 const QUICK: &str = "
@@ -272,6 +284,8 @@ async fn deletes_past_the_guard_lose_nothing() {
     step("approved: purged by the book");
     crds(&mut stage).await;
     step("CRDs deleted and installed again: back");
+    let purged = crate::audit::expect_invariants_but(&stage.sandbox, &PAST_GUARD);
+    assert_eq!(purged, 2, "a Site and an App went by the book, and nothing else");
     stage.sandbox.stop().expect("nothing is left");
 }
 
@@ -371,7 +385,7 @@ async fn site_and_app_rejected(stage: &Stage) {
 async fn killed_all_the_time(stage: &mut Stage) {
     let before = stage.snapshot("acme").await;
     for round in 0..6u64 {
-        let uid = stage.uid("site acme");
+        let (uid, app) = (stage.uid("site acme"), stage.uid("app shop -n acme"));
         stage.delete("site acme");
         if round % 2 == 1 {
             stage.delete("app shop -n acme");
@@ -389,6 +403,10 @@ async fn killed_all_the_time(stage: &mut Stage) {
             stage.restart().await;
         }
         stage.until_back("site acme", &uid);
+        if round % 2 == 1 {
+            // For a moment there is none of that name.
+            stage.until_back("app shop -n acme", &app);
+        }
         stage.ready("app shop -n acme");
     }
     // The last round has deleted the App as well.

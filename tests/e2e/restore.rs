@@ -150,6 +150,9 @@ async fn what_was_lost_past_the_gates_comes_back() {
     step("something in the way");
     a_purged_site(&stage).await;
     step("a purged site restored from a Backup");
+    // The namespace that is lost, with the guard of namespaces off.
+    let lost = format!("namespaces/{LOST}/{LOST}");
+    assert_eq!(crate::audit::expect_invariants_but(&stage.sandbox, &[&lost]), 2, "purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

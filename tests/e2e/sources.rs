@@ -182,6 +182,7 @@ async fn a_fleet_comes_back_from_its_store_alone() {
     step("a fleet, backed up, with one site purged");
     let new = Sandbox::for_test(env!("CARGO_BIN_EXE_reprieve")).await.expect("another cluster");
     copy_folder(&old.store_dir(), &new.store_dir());
+    assert_eq!(crate::audit::expect_invariants(&old), 1, "purged in the old cluster");
     old.stop().expect("the cluster is gone");
     let mut operator = start(&new).await;
     let admin = User::admin(&new);
@@ -207,6 +208,7 @@ async fn a_fleet_comes_back_from_its_store_alone() {
     admin.kubectl("delete dreq leaving").worked();
     let live = the_request_is_applied_again(&alice, "AwaitingApproval", &["True ScopeValid"]);
     expect_condition(&live, "Approved", &["False AwaitingApprovals", "0 of 2 approvals"]);
+    assert_eq!(crate::audit::expect_invariants(&new), 0, "purged in the new cluster");
     new.stop().expect("nothing is left");
 }
 

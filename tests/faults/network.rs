@@ -36,6 +36,7 @@ async fn the_network_and_the_control_plane_fail() {
     step("creates that never were");
     restore_while_the_api_server_comes_and_goes(&mut stage, &before).await;
     step("restored");
+    assert_eq!(crate::audit::expect_invariants(&stage.sandbox), SWALLOWED.len(), "purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

@@ -56,6 +56,7 @@ async fn an_executed_request_does_not_run_twice() {
     }
     let (_, text) = http(stage.operator.listen(), "/metrics").expect("metrics");
     assert!(text.contains("\nreprieve_purged_yet_alive 2\n"), "two Sites: {text}");
+    assert_eq!(crate::audit::expect_invariants(&stage.sandbox), 2, "purged, each once");
     stage.sandbox.stop().expect("nothing is left");
 }
 

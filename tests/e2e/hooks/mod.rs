@@ -56,6 +56,7 @@ async fn hooks_are_run_once_and_tell_how_they_ended() {
     step("a drill");
     stage.killed_while_drilled().await;
     step("kills in a drill");
+    assert_eq!(crate::audit::expect_invariants(&stage.sandbox), 1, "purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 

@@ -62,6 +62,7 @@ async fn operators_in_a_cluster() {
     rights::what_is_not_in_the_list_is_refused(&stage);
     lease::it_ends_within_seconds_though_the_api_server_hangs(&mut stage, &mut leader).await;
     rights::every_right_was_used(&stage);
+    assert!(crate::audit::expect_invariants(&stage.sandbox) > 0, "something was purged");
     stage.sandbox.stop().expect("nothing is left");
 }
 
