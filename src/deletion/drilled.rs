@@ -56,7 +56,10 @@ fn of(backup: &Backup) -> Option<Verdict> {
         )),
         _ if backup.labels().contains_key(names::LABEL_DRILL_ASKED) => Some(Verdict::closed(
             Reason::DrillPending,
-            format!("Backup {name} is being drilled: kubectl get drill {drill}"),
+            format!(
+                "Backup {name} is being drilled, see kubectl get drill {drill}; if its last run was stopped or took too long: kubectl annotate drill {drill} --overwrite {}=\"$(date)\"",
+                names::ANNOTATION_RUN_NOW
+            ),
         )),
         // The policy asks for it since after the backup was made.
         _ => Some(Verdict::closed(

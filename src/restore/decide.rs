@@ -194,8 +194,14 @@ pub fn report(
             }
         }
     }
-    let notices = status.notices.len();
     let is_disk = |notice: &&RestoreFailure| notice.reason == Reason::DiskMissing.as_str();
+    // Only the create of a claim shows that its disk is gone: what was told before a restart stays.
+    for told in old.notices.iter().filter(is_disk) {
+        if !status.notices.contains(told) {
+            status.notices.push(told.clone());
+        }
+    }
+    let notices = status.notices.len();
     let disks = match status.notices.iter().filter(is_disk).count() {
         0 => String::new(),
         n => format!("; {n} claims came back without their disk: see status.notices"),

@@ -38,6 +38,29 @@ fn request(state: &str, phases: &[&str]) -> Option<Value> {
     Some(json!({"state": state, "plan": {"entities": entities}}))
 }
 
+/// After a restart nobody remembers what the create of a claim has shown.
+#[test]
+fn disks_that_are_gone_are_told_of_after_a_restart() {
+    let lost = json!({"site": "s0", "object": "v1 PersistentVolumeClaim s0/data", "reason": "DiskMissing", "message": "its disk is gone"});
+    let other = json!({"site": "s0", "object": "v1 Service s0/web", "reason": "Reassigned", "message": "another port"});
+    let mut facts = facts(request("Completed", &["Purged"]));
+    let status = json!({ "notices": [lost, other] });
+    facts.restore.status = serde_json::from_value(status).unwrap();
+    let Step::Work { .. } = decide(&facts, now()) else { panic!("there is work") };
+    let standing = Standing {
+        name: "s0".into(),
+        phase: Phase::Restoring(None),
+        total: 4,
+        done: 4,
+        notices: vec![],
+    };
+    let decision = report(&facts, &[standing], None, now());
+    let reasons: Vec<&str> = decision.status.notices.iter().map(|n| &*n.reason).collect();
+    assert_eq!(reasons, ["DiskMissing"], "{:?}", decision.status.notices);
+    let said = decision.status.conditions.get(ConditionType::Succeeded).unwrap();
+    assert!(said.message.contains("1 claims came back without their disk"), "{}", said.message);
+}
+
 #[test]
 fn what_there_is_to_do() {
     let rows = [

@@ -1,6 +1,6 @@
 //! The kept disks of claims that come back.
 
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 use serde_json::{Value, json};
 
@@ -38,8 +38,14 @@ impl Maker<'_> {
             }
             return self.use_snapshot(key, &why, snapshots, body, notice).await;
         };
-        let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
-        if phase != Some("Released") {
+        let claim_ref = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        let Some(former) = claim_ref.and_then(|claim| claim.uid.as_deref()) else {
+            return Ok(());
+        };
+        // Not by its phase: that the former claim is gone may not have been seen yet.
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let live = claims.get_opt(&key.name).await.map_err(|e| later(Reason::Progressing, &e))?;
+        if live.is_some_and(|live| live.metadata.uid.as_deref() == Some(former)) {
             return Ok(());
         }
         let patch = json!({ "spec": { "claimRef": { "uid": null, "resourceVersion": null } } });
