@@ -160,6 +160,11 @@ pub struct Override {
 }
 
 impl DeletionRequest {
+    /// The command that cancels the request of this name.
+    pub fn how_to_cancel(name: &str) -> String {
+        format!("kubectl patch dreq {name} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'")
+    }
+
     /// Whether it has ended, well or not.
     pub fn has_ended(&self) -> bool {
         self.status.as_ref().is_some_and(DeletionRequestStatus::has_ended)

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, NamespaceRef, NotProved, ObjectRef, RestoreFailure, Time};
+use super::{Condition, NamespaceRef, NotProved, ObjectRef, RestoreFailure, Time, names};
 
 /// Which backups to try, and when.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +162,14 @@ impl RestoreDrill {
     /// The name of the RestoreDrill of one Backup, which the operator makes where that is asked for.
     pub fn name_of_backup(backup: &str) -> String {
         format!("of-{backup}").chars().take(253).collect()
+    }
+
+    /// The command that runs a drill now.
+    pub fn how_to_run(name: &str) -> String {
+        format!(
+            "kubectl annotate drill {name} --overwrite {}=\"$(date)\"",
+            names::ANNOTATION_RUN_NOW
+        )
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn next(
     }
     if app.app.meta().deletion_timestamp.is_none() {
         // Without it nothing would hold the App, nor know its objects, once it is deleted.
-        if !app.app.finalizers().iter().any(|f| f == names::FINALIZER) {
+        if without_ours(app.app.finalizers()).is_none() {
             return Next::Stalled(format!(
                 "App {namespace}/{} lacks the finalizer {}: cancel the request, and it is put back",
                 exact.name,

@@ -6,9 +6,7 @@ use std::time::Duration;
 use kube::{Resource, ResourceExt};
 
 use super::digest::digest;
-use super::gates::{
-    Case, GATES, Verdict, approvals_required, may_count, recorded_requester, requester,
-};
+use super::gates::{Case, GATES, Verdict, approvals_required, first_requester, may_count};
 use super::held::Edit;
 use super::observe::Facts;
 use super::plan::{Refused, Scope, scope, totals};
@@ -220,7 +218,7 @@ fn plan(facts: &Facts, scope: &Scope, before: Option<&Plan>, now: Time) -> Plan 
     let policy = &scope.policy;
     let mut head = PlanHead {
         request_uid: facts.request_uid(),
-        requested_by: recorded_requester(facts).or(requester(facts)).map(str::to_owned),
+        requested_by: first_requester(facts),
         retention_seconds: spec.retention_seconds.unwrap_or(policy.spec.retention.default_seconds),
         max_entities: spec.max_entities.unwrap_or(policy.spec.blast_radius.max_entities),
         expected_alerts,

@@ -25,8 +25,8 @@ pub(super) fn missing(case: &Case<'_>) -> Option<Verdict> {
             .last_drill
             .map_or("none ever has".to_owned(), |t| format!("the last at {t}"));
         let message = format!(
-            "the policy asks for a RestoreDrill that succeeded within {within} s ({last}): kubectl get drill; a run now: kubectl annotate drill <name> --overwrite {}=\"$(date)\"",
-            names::ANNOTATION_RUN_NOW
+            "the policy asks for a RestoreDrill that succeeded within {within} s ({last}): kubectl get drill; a run now: {}",
+            RestoreDrill::how_to_run("<name>")
         );
         return Some(Verdict::closed(Reason::DrillOverdue, message));
     }
@@ -49,16 +49,16 @@ fn of(backup: &Backup) -> Option<Verdict> {
         Some(drilled) if drilled.status == ConditionStatus::False => Some(Verdict::closed(
             Reason::DrillFailed,
             format!(
-                "Backup {name}: {}; to try it again: kubectl annotate drill {drill} --overwrite {}=\"$(date)\"",
+                "Backup {name}: {}; to try it again: {}",
                 drilled.message,
-                names::ANNOTATION_RUN_NOW
+                RestoreDrill::how_to_run(&drill)
             ),
         )),
         _ if backup.labels().contains_key(names::LABEL_DRILL_ASKED) => Some(Verdict::closed(
             Reason::DrillPending,
             format!(
-                "Backup {name} is being drilled, see kubectl get drill {drill}; if its last run was stopped or took too long: kubectl annotate drill {drill} --overwrite {}=\"$(date)\"",
-                names::ANNOTATION_RUN_NOW
+                "Backup {name} is being drilled, see kubectl get drill {drill}; if its last run was stopped or took too long: {}",
+                RestoreDrill::how_to_run(&drill)
             ),
         )),
         // The policy asks for it since after the backup was made.

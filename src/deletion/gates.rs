@@ -12,8 +12,8 @@ use super::live::{Live, words};
 use super::observe::{Executed, Facts, next_entity};
 use super::rolling;
 use crate::api::{
-    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, EntityPhase, Plan,
-    PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time, names,
+    Approval, ConditionStatus, ConditionType, DeletionPhase, DeletionPolicySpec, DeletionRequest,
+    EntityPhase, Plan, PlanEntity, PlanHead, Reason, RequestState, RetentionWindow, Time, names,
 };
 use crate::cluster::clock_skew;
 use crate::cluster::snapshots::ClaimSnapshot;
@@ -318,8 +318,8 @@ fn policy_gone(case: &Case<'_>) -> Option<String> {
     let name = &case.head.policy_name;
     (!case.facts.policies.contains_key(name)).then(|| {
         format!(
-            "DeletionPolicy {name}, under which the plan was made, does not exist any more: nothing goes until it is there again; to keep the entities, cancel: kubectl patch dreq {} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'",
-            case.facts.request.name_any()
+            "DeletionPolicy {name}, under which the plan was made, does not exist any more: nothing goes until it is there again; to keep the entities, cancel: {}",
+            DeletionRequest::how_to_cancel(&case.facts.request.name_any())
         )
     })
 }
@@ -390,9 +390,14 @@ pub fn requester(facts: &Facts) -> Option<&str> {
 }
 
 /// Who created the request, as the first plan recorded it.
-pub(super) fn recorded_requester(facts: &Facts) -> Option<&str> {
+fn recorded_requester(facts: &Facts) -> Option<&str> {
     let plan = facts.request.status.as_ref()?.plan.as_ref()?;
     plan.head.as_ref()?.requested_by.as_deref()
+}
+
+/// Who asked at first, as far as that is known: the annotation can be changed while the guard is away.
+pub(super) fn first_requester(facts: &Facts) -> Option<String> {
+    recorded_requester(facts).or(requester(facts)).map(str::to_owned)
 }
 
 /// Both, which differ when somebody has changed the annotation while the guard was away.
@@ -461,8 +466,8 @@ fn retention_elapsed(case: &Case<'_>) -> Verdict {
         return Verdict::closed(
             Reason::WindowRunning,
             format!(
-                "held until {end}; to keep the sites, cancel: kubectl patch dreq {} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'",
-                case.facts.request.name_any()
+                "held until {end}; to keep the sites, cancel: {}",
+                DeletionRequest::how_to_cancel(&case.facts.request.name_any())
             ),
         );
     }

@@ -1,7 +1,7 @@
 //! What is written into the store's ledger when an entity was purged, so that the store alone tells
 //! what was lost from what people wanted to go.
 
-use super::gates::{recorded_requester, requester};
+use super::gates::first_requester;
 use super::live::{Live, words};
 use super::observe::{Executed, Facts};
 use crate::api::{EntityPhase, PlanEntity};
@@ -65,11 +65,7 @@ pub async fn note(ctx: &Context, store: &Store, facts: &Facts, uid: &str) -> Res
         request: request.name_any(),
         request_uid: facts.request_uid(),
         digest: plan.digest.clone().unwrap_or_default(),
-        // As the first plan recorded it: the annotation can be changed while the guard is away.
-        requested_by: recorded_requester(facts)
-            .or(requester(facts))
-            .map(str::to_owned)
-            .unwrap_or_default(),
+        requested_by: first_requester(facts).unwrap_or_default(),
         approved_by: status.approvals.iter().map(|approval| approval.user.clone()).collect(),
         backup: entity.backup.as_ref().map(|backup| backup.name.clone()),
         site: entity.site.as_ref().and_then(|site| {

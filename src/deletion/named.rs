@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use super::app_objects::observe_apps;
 use super::observe::{AppFacts, OpenRequest, SiteFacts};
-use super::plan::can_fit;
+use super::plan::are_too_many;
 use super::{held_objects, survey};
 use crate::api::{DeletionRequest, PlanEntity, Target, TargetKind, Time};
 use crate::cluster::{
@@ -73,13 +73,7 @@ pub(super) async fn observe_scope(ctx: &Context, request: &DeletionRequest) -> R
             by_id(sites.into_iter().chain(apps))
         }
     };
-    // What is refused for its number alone is not looked into: as the plan has it, every id is that
-    // of one entity of the declared kind.
-    let is_known = |id: &&str| {
-        let holders = holders.get(*id).map(Vec::as_slice).unwrap_or_default();
-        matches!(holders, [one] if one.kind == *kind)
-    };
-    if !can_fit(wanted.len()) && wanted.iter().all(is_known) {
+    if are_too_many(&holders, &request.spec.target) {
         return Ok(ScopeFacts { holders, others, ..ScopeFacts::default() });
     }
     let mut apps = BTreeMap::new();

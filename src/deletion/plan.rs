@@ -1,6 +1,6 @@
 //! The dry run: which entities a request means, and why not. Gate 1, pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube::ResourceExt;
 use serde_json::json;
@@ -11,7 +11,7 @@ use super::live::{Live, words};
 use super::observe::{Facts, OpenRequest, PolicyFacts, SiteFacts};
 use crate::api::{
     EntityPhase, NamespaceRef, PlanApp, PlanEntity, PlanTotals, Protection, Reason, Refusal,
-    RefusalCount, TargetKind, VolumeProtection, names,
+    RefusalCount, Target, TargetKind, VolumeProtection, names,
 };
 use crate::cluster::Holder;
 
@@ -66,8 +66,7 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
         // The schema refuses it as well. Nothing means nothing, never everything.
         return Err(refused_as_a_whole(Reason::UnknownId, "the list of ids is empty"));
     }
-    let known = ids.iter().all(|id| holder(facts, target.kind, id).is_ok());
-    if known && !can_fit(ids.len()) {
+    if are_too_many(&facts.holders, target) {
         return Err(too_large(ids.len(), ids.len() * LEAST));
     }
     for id in ids {
@@ -113,11 +112,11 @@ pub fn scope(facts: &Facts) -> Result<Scope, Refused> {
 
 /// Who has an id, if that is one entity of the declared kind.
 fn holder<'a>(
-    facts: &'a Facts,
+    holders: &'a HashMap<String, Vec<Holder>>,
     kind: TargetKind,
     id: &str,
 ) -> Result<&'a Holder, (Reason, String)> {
-    let holders = facts.holders.get(id).map(Vec::as_slice).unwrap_or_default();
+    let holders = holders.get(id).map(Vec::as_slice).unwrap_or_default();
     let holder = match holders {
         [] => {
             return Err((Reason::UnknownId, format!("no Site and no App has the id {id:?}")));
@@ -143,7 +142,7 @@ fn entity<'a>(
     kind: TargetKind,
     id: &str,
 ) -> Result<(PlanEntity, &'a PolicyFacts), (Reason, String)> {
-    let holder = holder(facts, kind, id)?;
+    let holder = holder(&facts.holders, kind, id)?;
     let gone = || (Reason::UnknownId, format!("{} went away meanwhile", holder.describe()));
     let live = match &holder.namespace {
         None => facts.sites.get(&holder.name).map(Live::Site),
@@ -296,8 +295,14 @@ fn some(names: &[String], between: &str) -> String {
     }
 }
 
-/// Whether a status can have room for the plan of so many entities, whatever they are. Of those that
-/// it has no room for, nothing but their ids need be known.
+/// Whether a request is refused for the number of its entities alone, every id being that of one: then
+/// nothing more need be known of them.
+pub(super) fn are_too_many(holders: &HashMap<String, Vec<Holder>>, target: &Target) -> bool {
+    let ids: BTreeSet<&String> = target.ids.iter().collect();
+    !can_fit(ids.len()) && ids.iter().all(|id| holder(holders, target.kind, id).is_ok())
+}
+
+/// Whether a status can have room for the plan of so many entities, whatever they are.
 pub(super) fn can_fit(entities: usize) -> bool {
     entities.saturating_mul(LEAST) <= PLAN_MOST
 }

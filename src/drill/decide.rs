@@ -193,9 +193,8 @@ fn idle(facts: &Facts, status: RestoreDrillStatus, now: Time) -> Decision {
         }
         (None, None) => {
             let message = format!(
-                "it has no schedule; to run it again: kubectl annotate drill {} --overwrite {}=\"$(date)\"",
-                drill.name_any(),
-                names::ANNOTATION_RUN_NOW
+                "it has no schedule; to run it again: {}",
+                RestoreDrill::how_to_run(&drill.name_any())
             );
             (DrillState::Idle, Reason::Ready, message)
         }

@@ -34,6 +34,15 @@ fn took(seconds: u64) -> Sample {
     }
 }
 
+fn restore() -> Restore {
+    serde_json::from_value(json!({
+        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "r" },
+        "spec": { "source": { "store": "All" } },
+        "status": { "startTime": "2026-11-23T07:00:00Z" },
+    }))
+    .unwrap()
+}
+
 fn run(seconds: u64, drill: bool) -> RunTimings {
     serde_json::from_value(json!({
         "format": FORMAT, "restore": "r", "restoreUid": "u", "drill": drill,
@@ -127,16 +136,10 @@ fn what_was_expected_is_kept_with_what_came_of_it() {
     forecast.look(&jobs, &memories, &Stages::default(), 1);
     let noted: Vec<u8> = forecast.noted.iter().map(|noted| noted.at_percent).collect();
     assert_eq!(noted, [50], "half of the objects");
-    let restore: Restore = serde_json::from_value(json!({
-        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "r" },
-        "spec": { "source": { "store": "All" } },
-        "status": { "startTime": "2026-11-23T07:00:00Z" },
-    }))
-    .unwrap();
-    let kept = forecast.end(&restore, "u", &memories).unwrap();
+    let kept = forecast.end(&restore(), "u", &memories).unwrap();
     assert_eq!((kept.sites.len(), kept.estimates.len()), (1, 1));
     assert!(kept.estimates[0].actual_milliseconds < 1000, "{kept:?}");
-    assert_eq!(forecast.end(&restore, "u", &Memories::new()), None);
+    assert_eq!(forecast.end(&restore(), "u", &Memories::new()), None);
     let metrics = Metrics::new();
     check(&metrics, &kept);
     let text = metrics.encode();
@@ -170,12 +173,6 @@ fn a_site_whose_hooks_run_is_not_done() {
     }
     let took = Sample { hooks: Some(Duration::from_secs(7)), ..took(1) };
     memories.insert("a".into(), Memory { took: Some(took), ..Memory::default() });
-    let restore: Restore = serde_json::from_value(json!({
-        "apiVersion": "reprieve.dev/v1alpha1", "kind": "Restore", "metadata": { "name": "r" },
-        "spec": { "source": { "store": "All" } },
-        "status": { "startTime": "2026-11-23T07:00:00Z" },
-    }))
-    .unwrap();
-    let kept = forecast.end(&restore, "u", &memories).unwrap();
+    let kept = forecast.end(&restore(), "u", &memories).unwrap();
     assert_eq!(kept.sites[0].hooks_milliseconds, Some(7000));
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
 use super::decide::Job;
-use crate::api::{DeletionPhase, NamespaceRef, Reason, Site, names};
+use crate::api::{DeletionPhase, DeletionRequest, NamespaceRef, Reason, Site, names};
 
 /// How a namespace of a site stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +98,8 @@ pub fn refusal(site: &Site, job: &Job) -> Option<(Reason, String)> {
     let request = &deletion.request_ref.name;
     let message = match deletion.phase {
         DeletionPhase::Held => format!(
-            "the Site is held for the DeletionRequest {request}: to keep it, kubectl patch dreq {request} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}', then make another Restore"
+            "the Site is held for the DeletionRequest {request}: to keep it, {}, then make another Restore",
+            DeletionRequest::how_to_cancel(request)
         ),
         DeletionPhase::Purging => format!(
             "the Site is being purged for the DeletionRequest {request}: once that has ended, make a Restore with the source deletionRequestRef {request}"

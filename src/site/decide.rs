@@ -10,8 +10,8 @@ use super::observe::{Count, Facts, NamespaceFacts};
 use super::recreate::decide::stands_still;
 use super::rows::{Account, NamespaceRow};
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, DeletionPhase, NamespaceRef, RESTORE_STOPPED,
-    Reason, SiteRestore, SiteState, SiteStatus, TargetKind, Time, names,
+    ConditionStatus, ConditionType, Conditions, DeletionPhase, DeletionRequest, NamespaceRef,
+    RESTORE_STOPPED, Reason, SiteRestore, SiteState, SiteStatus, TargetKind, Time, names,
 };
 use crate::cluster::Note;
 
@@ -187,7 +187,8 @@ pub(super) fn site_stands_still(site: &crate::api::Site) -> Option<StandsStill> 
             (DeletionPhase::Held, Some(end)) => (
                 SiteState::PendingDeletion,
                 format!(
-                    "held by DeletionRequest {request} until {end}; to keep the site: kubectl patch dreq {request} --type=merge -p '{{\"spec\":{{\"cancel\":true}}}}'"
+                    "held by DeletionRequest {request} until {end}; to keep the site: {}",
+                    DeletionRequest::how_to_cancel(request)
                 ),
             ),
             (DeletionPhase::Held, None) => (

@@ -28,6 +28,10 @@ pub async fn take_off(ctx: &Context, app: &App) -> Result<bool> {
     let Some(deletion) = app.status.as_ref().and_then(|status| status.deletion.as_ref()) else {
         return Ok(false);
     };
+    // Whatever became of its request.
+    if !came_late(app, None) {
+        return Ok(false);
+    }
     let request = &deletion.request_ref.name;
     let requests: Api<DeletionRequest> = Api::all(ctx.client.clone());
     let live = requests.get_opt(request).await.during(format!("read DeletionRequest {request}"))?;
